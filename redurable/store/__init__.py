@@ -1,0 +1,1 @@
+"""The only package that talks to Redis: connections, multiplexer, scripts, keys, transitions, inspection."""

@@ -1,0 +1,332 @@
+"""
+Reading without changing: what is known of intents, queues and workers.
+
+Listings walk views, streams and pending lists in bounded pages, never KEYS. What they return was true at some moment
+during the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import msgspec
+
+from redurable.errors import NotFound
+from redurable.model import (
+    AttemptFailed,
+    CancelRequested,
+    Compensating,
+    Entry,
+    Envelope,
+    IntentInfo,
+    Outcome,
+    Priority,
+    Reason,
+    Reopened,
+    Status,
+    StepDone,
+    StepFailedEntry,
+    StepTried,
+    decode_entry,
+)
+from redurable.store.keys import GROUP
+from redurable.store.store import Store
+
+__all__ = [
+    "Page",
+    "QueueInfo",
+    "WorkerInfo",
+    "decode_envelope",
+    "failures_of",
+    "history",
+    "info",
+    "intents",
+    "last_step",
+    "outcome",
+    "queues",
+    "workers",
+]
+
+decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
+_decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
+_PAGE = 200
+Page = list[IntentInfo]
+
+
+class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue: intents that wait, are delivered or run, suspects; the age of the oldest in seconds; its workers."""
+
+    name: str
+    queued: int
+    running: int
+    suspects: int
+    oldest_seconds: float | None
+    workers: int
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker process as it last described itself; times in ms, *alive* by its liveness channel."""
+
+    id: str
+    queues: tuple[str, ...]
+    host: str
+    pid: int
+    concurrency: int
+    running: int
+    started: int
+    renewed: int
+    python: str
+    release: str
+    alive: bool = True
+    types: tuple[str, ...] = ()
+
+
+def voided_of(entries: Iterable[bytes]) -> set[int]:
+    """Return the seqs that operators' retries voided."""
+    voided: set[int] = set()
+    for raw in entries:
+        entry = decode_entry(raw)
+        if isinstance(entry, Reopened):
+            voided.update(entry.voided)
+    return voided
+
+
+def failures_of(entries: Iterable[bytes]) -> list[int]:
+    """Return the seqs (1 = first) of the live entries that made an intent fail: what a retry has to void."""
+    kinds = (AttemptFailed, CancelRequested, Compensating, StepFailedEntry, StepTried)
+    raw = list(entries)
+    gone = voided_of(raw)
+    found = [seq for seq, data in enumerate(raw, 1) if seq not in gone and isinstance(decode_entry(data), kinds)]
+    decoded = [decode_entry(data) for data in raw]
+    # undo work that ran because of the failure is not the handler's history any more
+    begun = next((s for s in found if isinstance(decoded[s - 1], Compensating)), None)
+    if begun is not None:
+        later = [s for s in range(begun + 1, len(raw) + 1) if s not in gone and s not in found]
+        found += [s for s in later if getattr(decoded[s - 1], "scope", "").startswith("compensate")]
+    return sorted(found)
+
+
+def last_step(entries: Iterable[bytes]) -> str | None:
+    """Return the name of the last step in *entries*."""
+    for raw in reversed(list(entries)):
+        entry = decode_entry(raw)
+        if isinstance(entry, StepDone | StepFailedEntry | StepTried):
+            return f"{entry.name}#{entry.n}"
+    return None
+
+
+async def outcome(store: Store, intent: str) -> Outcome | None:
+    """Return how *intent* ended, None while it is open; NotFound when it is not there."""
+    keys = store.keys_of(intent)
+    status = store.mux.command("HGET", keys.head(intent), "status")
+    data = await store.mux.command("GET", keys.outcome(intent))
+    word = await status
+    if word is None:
+        raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
+    if not Status(word.decode()).final:
+        return None
+    return _decode_outcome(data) if data else Outcome(status=Status(word.decode()))
+
+
+def unpack_outcome(data: bytes) -> Outcome:
+    """Return the outcome in *data*; b"" is COMPLETED with nothing."""
+    return _decode_outcome(data) if data else Outcome(status=Status.COMPLETED)
+
+
+async def info(store: Store, intent: str) -> IntentInfo:
+    """
+    Return what is known of *intent*.
+
+    Raises:
+        NotFound: It is not there.
+    """
+    keys = store.keys_of(intent)
+    mux = store.mux
+    parts = (
+        mux.command("HGETALL", keys.head(intent)),
+        mux.command("GET", keys.envelope(intent)),
+        mux.command("LLEN", keys.journal(intent)),
+        mux.command("LRANGE", keys.journal(intent), -8, -1),
+        mux.command("GET", keys.outcome(intent)),
+    )
+    head, body, length, tail, result = [await part for part in parts]
+    if not head:
+        raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
+    fields = {head[i].decode(): head[i + 1].decode() for i in range(0, len(head), 2)}
+    found = _info(intent, fields, body, int(length), last_step(tail), result)
+    if found.status is Status.SUBMITTED and "at" in fields:
+        lane, entry = fields["at"].split("/", 1)
+        stream = keys.stream(found.queue, lane)
+        try:
+            if await mux.command("XPENDING", stream, GROUP, entry, entry, 1):
+                return msgspec.structs.replace(found, status=Status.DELIVERED)
+        except Exception:
+            return found  # no worker has made the group yet: nothing can be delivered
+    return found
+
+
+def _info(
+    intent: str, fields: dict[str, str], body: bytes | None, entries: int, step: str | None, result: bytes | None
+) -> IntentInfo:
+    envelope = decode_envelope(body) if body else None
+    lane = fields.get("at", fields.get("lane", "")).split("/", 1)[0]
+    fence = fields.get("fence")
+
+    def number(name: str) -> int | None:
+        return int(float(fields[name])) if name in fields else None
+
+    return IntentInfo(
+        id=intent,
+        queue=fields["queue"],
+        type=envelope.type if envelope else "",
+        status=Status(fields["status"]),
+        reason=Reason(fields["reason"]) if "reason" in fields else None,
+        attempt=int(fields.get("attempt", 0)),
+        losses=int(fields.get("losses", 0)),
+        priority=Priority(lane[2:]) if lane.startswith("q:") else Priority.NORMAL,
+        worker=fence.split(":", 1)[1].rsplit(":", 1)[0] if fence else None,
+        created=number("created") or 0,
+        started=number("started"),
+        finished=number("finished"),
+        start=number("start"),
+        wake=number("wake"),
+        deadline=number("deadline"),
+        canceling="canceling" in fields and not Status(fields["status"]).final,
+        entries=entries,
+        step=step,
+        changed=tuple(filter(None, fields.get("changed", "").split(","))),
+        labels=envelope.labels if envelope else {},
+        idempotency_key=envelope.idempotency_key if envelope else "",
+        error=_decode_outcome(result).error if result else None,
+    )
+
+
+async def history(store: Store, intent: str, since: int = 0) -> list[tuple[int, Entry]]:
+    """Return (seq, entry) of the journal after seq *since*; NotFound when the intent is not there."""
+    keys = store.keys_of(intent)
+    there = store.mux.command("EXISTS", keys.head(intent))
+    entries = await store.mux.command("LRANGE", keys.journal(intent), since, -1)
+    if not await there:
+        raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
+    return [(since + i, decode_entry(raw)) for i, raw in enumerate(entries, 1)]
+
+
+async def _ids(store: Store, partition: int, queue: str | None, status: Status | None) -> AsyncIterator[str]:
+    """Give ids by the cheapest structure that holds them; open ones of no structure come from SCAN."""
+    keys, mux = store.keys[partition], store.mux
+    views = {
+        Status.COMPLETED: [keys.done],
+        Status.FAILED: [keys.failed],
+        Status.CANCELED: [keys.failed],
+        Status.TIMED_OUT: [keys.failed],
+    }
+    if status in views:
+        for view in views[status]:
+            start = 0
+            while ids := await mux.command("ZREVRANGE", view, start, start + _PAGE - 1):
+                for raw in ids:
+                    yield raw.decode()
+                start += _PAGE
+        return
+    if status in (Status.SUBMITTED, Status.DELIVERED, Status.IN_PROGRESS):
+        for raw in await mux.command("SMEMBERS", keys.streams):
+            if queue is not None and keys.lane_of(raw.decode())[0] != queue:
+                continue
+            begin = "-"
+            while rows := await mux.command("XRANGE", raw, begin, "+", "COUNT", _PAGE):
+                for _, fields in rows:
+                    yield fields[1].decode()
+                begin = "(" + rows[-1][0].decode()
+        return
+    cursor = b"0"
+    while True:
+        cursor, found = await mux.command("SCAN", cursor, "MATCH", keys.head_prefix.replace("[", "\\[") + "*",
+                                          "COUNT", 1000)  # fmt: skip
+        for raw in found:
+            yield raw.decode()[len(keys.head_prefix) :]
+        if cursor == b"0":
+            return
+
+
+async def intents(
+    store: Store,
+    *,
+    queue: str | None = None,
+    status: Status | None = None,
+    label: tuple[str, str] | None = None,
+    limit: int = 100,
+) -> Page:
+    """Return up to *limit* intents that fit; finished ones newest first."""
+    page: Page = []
+    seen: set[str] = set()
+    for partition in range(len(store.keys)):
+        async for intent in _ids(store, partition, queue, status):
+            if intent in seen:  # SCAN may give a key twice
+                continue
+            try:
+                found = await info(store, intent)
+            except NotFound:
+                continue
+            if queue is not None and found.queue != queue:
+                continue
+            if status is not None and found.status is not status:
+                continue
+            if label is not None and found.labels.get(label[0]) != label[1]:
+                continue
+            page.append(found)
+            seen.add(intent)
+            if len(page) >= limit:
+                return page
+    return page
+
+
+async def workers(store: Store) -> list[WorkerInfo]:
+    """Return the registered workers, with whether each one's liveness channel has a subscriber."""
+    found = []
+    decode = msgspec.msgpack.Decoder(WorkerInfo).decode
+    for keys in store.keys[:1]:
+        rows = await store.mux.command("HGETALL", keys.workers)
+        for name, value in zip(rows[::2], rows[1::2], strict=True):
+            if name.endswith(b"#"):
+                continue
+            worker = decode(value)
+            seen = await store.mux.command("PUBSUB", "NUMSUB", keys.liveness(worker.id))
+            found.append(msgspec.structs.replace(worker, alive=seen[1] > 0))
+    return sorted(found, key=lambda w: w.id)
+
+
+async def queues(store: Store) -> list[QueueInfo]:
+    """Return every queue that ever held an intent, with its depth."""
+    present = await workers(store)
+    totals: dict[str, dict[str, Any]] = {}
+    for keys in store.keys:
+        for raw in await store.mux.command("SMEMBERS", keys.streams):
+            name, lane = keys.lane_of(raw.decode())
+            total = totals.setdefault(name, {"queued": 0, "running": 0, "suspects": 0, "oldest": None})
+            length = store.mux.command("XLEN", raw)
+            first = store.mux.command("XRANGE", raw, "-", "+", "COUNT", 1)
+            try:
+                summary = await store.mux.command("XPENDING", raw, GROUP)
+                held = int(summary[0])
+            except Exception:
+                held = 0  # no group yet: no worker ever served it
+            total["running"] += held
+            waiting = int(await length) - held
+            total["suspects" if lane.endswith("!solo") else "queued"] += waiting
+            rows = await first
+            if rows and waiting:
+                at = int(rows[0][0].split(b"-")[0])
+                total["oldest"] = min(total["oldest"] or at, at)
+    now = (await store.mux.command("TIME"))[0] if totals else 0
+    return [
+        QueueInfo(
+            name=name,
+            queued=t["queued"],
+            running=t["running"],
+            suspects=t["suspects"],
+            oldest_seconds=None if t["oldest"] is None else max(0.0, int(now) - t["oldest"] / 1000),
+            workers=sum(name in w.queues for w in present if w.alive),
+        )
+        for name, t in sorted(totals.items())
+    ]

@@ -1,0 +1,213 @@
+"""
+The verbs of workers beside those of a lease's owner: claim, recover, fire, expire, mend, sweep.
+
+Each takes the partition's keys and re-checks in its script whatever was read before. Nothing here loops or waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from redurable.clock import now_ms
+from redurable.errors import StoreError
+from redurable.model import CancelRequested, Status, encode_entry
+from redurable.store.keys import FRESH_LANES, GROUP, SOLO, UNPINNED, Keys
+from redurable.store.lease import Lease
+from redurable.store.scripts import load
+from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
+
+__all__ = ["Keeper", "Pending", "renewal"]
+
+_claim, _recover, _fire, _open = load("claim"), load("recover"), load("fire"), load("open")
+_mend, _sweep, _dismiss, _renew = load("mend"), load("sweep"), load("dismiss"), load("renew")
+_COUNT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A pending entry: its stream, entry id, owner, idle time in ms."""
+
+    stream: str
+    entry: bytes
+    owner: str
+    idle: int
+
+
+def renewal(leases: list[Lease], worker: str) -> tuple[Any, ...]:
+    """Return the EVALSHA words that renew *leases* (of one partition) in one call; answers OK or LOST each."""
+    keys: list[Any] = []
+    args: list[Any] = []
+    for lease in leases:
+        keys += (lease.head, lease.stream)
+        args += (lease.fence, lease.entry, worker)
+    return ("EVALSHA", _renew.sha, len(keys), *keys, "", *args)
+
+
+class Keeper:
+    """What the worker *worker* does to one partition of *store*."""
+
+    def __init__(self, store: Store, partition: int, worker: str) -> None:
+        self._mux = store.mux
+        self.keys: Keys = store.keys[partition]
+        self.worker = worker
+
+    async def open(self, streams: list[str]) -> None:
+        """Make *streams* and their groups; those that exist stay as they are."""
+        await asyncio.gather(*(self._call(_open, (s, self.keys.streams), ()) for s in streams))
+
+    async def claim(
+        self, streams: list[str], limits: list[str], count: int, number: int, claimed: bytes, given: list[Any]
+    ) -> list[Lease]:
+        """
+        Take up to *count* intents, those of *given* (flat: stream's place from 1, entry, id) first.
+
+        *limits* has a stream's max_delivery_attempts where it is not the default, else ""; *claimed* begins the
+        `Claimed` entry.
+        """
+        reply = await self._call(
+            _claim,
+            (self.keys.workers, *streams),
+            (self.worker, number, count, self.keys.prefix, claimed, len(limits), *limits, len(given), *given),
+        )
+        return [Lease(self._mux, self.keys, streams, row) for row in reply]
+
+    async def all_streams(self) -> list[str]:
+        """Return every stream ever made in the partition."""
+        return sorted(s.decode() for s in await self._mux.command("SMEMBERS", self.keys.streams))
+
+    async def pending(self, stream: str, *, owner: str = "", idle: int = 0) -> list[Pending]:
+        """Return pending entries of *stream*, oldest first, bounded; of one *owner*, or idle for *idle* ms."""
+        words: list[Any] = ["XPENDING", stream, GROUP]
+        if idle:
+            words += ["IDLE", idle]
+        words += ["-", "+", _COUNT]
+        if owner:
+            words.append(owner)
+        try:
+            rows = await self._mux.command(*words)
+        except StoreError as error:
+            if "NOGROUP" in str(error):  # nobody has read it yet
+                return []
+            raise
+        return [Pending(stream, entry, consumer.decode(), age) for entry, consumer, age, _ in rows]
+
+    async def recover(self, entry: Pending, *, liveness: bool = False, counted: bool = True) -> str:
+        """
+        Take a pending entry from its owner; see the script.
+
+        With *liveness* the script asks itself whether the owner is subscribed to its channel, and refuses if so.
+        The idle time that the caller saw is asked for again.
+        """
+        keys = self.keys
+        intent = await self._intent_at(entry)
+        if intent is None:
+            return "STALE"
+        queue, lane = keys.lane_of(entry.stream)
+        step = await self._last_step(intent)
+        failed = failure_of(
+            Status.FAILED,
+            "DELIVERY_ATTEMPTS_EXHAUSTED",
+            f"the process of every attempt died; the last was worker {entry.owner}, {step}",
+        )
+        word = await self._call(
+            _recover,
+            (keys.head(intent), keys.journal(intent), entry.stream, keys.stream(queue, UNPINNED),
+             keys.stream(queue, SOLO), keys.streams, keys.outcome(intent), keys.failed, keys.timers,
+             keys.checkpoint(intent)),
+            (intent, entry.entry, lane, entry.owner, keys.liveness(entry.owner) if liveness else "", entry.idle,
+             int(counted), UNPINNED, SOLO, failed, KEEP_OTHER_MS, keys.namespace + ":r:"),
+        )  # fmt: skip
+        return str(word.decode())
+
+    async def due(self, now: int, count: int) -> tuple[list[str], int | None]:
+        """Return up to *count* ids whose timer is due at *now* (ms), and when the first of all is due."""
+        ids = self._mux.command("ZRANGEBYSCORE", self.keys.timers, "-inf", now, "LIMIT", 0, count)
+        first = await self._mux.command("ZRANGE", self.keys.timers, 0, 0, "WITHSCORES")
+        return [i.decode() for i in await ids], int(float(first[1])) if first else None
+
+    async def fire(self, store: Store, intent: str) -> str:
+        """Act on the due timer of *intent*: start, wake or expire it; return the script's word."""
+        keys = self.keys
+        while True:
+            head = await self._mux.command(
+                "HMGET", keys.head(intent), "status", "queue", "lane", "deadline", "start", "wake"
+            )
+            status, queue, lane, deadline, start, wake = head
+            if status is None:
+                await self._mux.command("ZREM", keys.timers, intent)
+                return "STALE"
+            # which of its times is first needs no clock; whether it is due, the server's clock decides
+            others = [int(at) for at in (start, wake) if at is not None]
+            if deadline is not None and int(deadline) <= min(others, default=int(deadline)):
+                entry = encode_entry(CancelRequested(at=now_ms(), status=Status.TIMED_OUT, note="deadline passed"))
+                result = failure_of(Status.TIMED_OUT, "DEADLINE", "the deadline passed before it started")
+                return await store.interrupt(intent, "expire", entry, result)
+            to = lane.decode() if status == b"CREATED" else UNPINNED
+            places = (keys.head(intent), keys.stream(queue.decode(), to), keys.streams, keys.timers)
+            word = await self._call(_fire, places, (intent, to, status))
+            if word != b"AGAIN":
+                return str(word.decode())
+
+    async def mend(self, intent: str) -> str:
+        """Re-add what a lost write took from *intent*; return OK, MENDED or STALE."""
+        keys = self.keys
+        queue, at = await self._mux.command("HMGET", keys.head(intent), "queue", "at")
+        if queue is None:
+            return "STALE"
+        name = queue.decode()
+        lane = at.decode().split("/", 1)[0] if at else UNPINNED
+        word = await self._call(
+            _mend,
+            (keys.head(intent), keys.stream(name, lane), keys.stream(name, UNPINNED), keys.streams, keys.timers),
+            (intent, at or "", UNPINNED),
+        )
+        return str(word.decode())
+
+    async def sweep(self, now: int, count: int) -> int:
+        """Remove up to *count* finished intents whose retention is over; return how many went."""
+        removed = 0
+        for view in (self.keys.done, self.keys.failed):
+            ids = await self._mux.command("ZRANGEBYSCORE", view, "-inf", now, "LIMIT", 0, count)
+            words = await asyncio.gather(*(self._remove(i.decode(), view) for i in ids))
+            removed += sum(word == b"OK" for word in words)
+        return removed
+
+    def _remove(self, intent: str, view: str) -> asyncio.Future[Any]:
+        keys = self.keys
+        places = (
+            keys.head(intent), keys.envelope(intent), keys.journal(intent), keys.outcome(intent),
+            keys.checkpoint(intent), view,
+        )  # fmt: skip
+        return self._call(_sweep, places, (intent,))
+
+    async def dismiss(self, worker: str) -> bool:
+        """Forget *worker* once it holds nothing; return whether it is gone."""
+        words = await asyncio.gather(*(self._call(_dismiss, (s,), (worker,)) for s in await self.all_streams()))
+        if any(word == b"BUSY" for word in words):
+            return False
+        await self._mux.command("HDEL", self.keys.workers, worker, worker + "#")
+        return True
+
+    def streams_of(self, queue: str) -> tuple[list[str], str]:
+        """Return the streams of *queue* in reading order (continuations, then fresh by priority), and its solo one."""
+        lanes = (UNPINNED, *FRESH_LANES)
+        return [self.keys.stream(queue, lane) for lane in lanes], self.keys.stream(queue, SOLO)
+
+    async def _intent_at(self, entry: Pending) -> str | None:
+        rows = await self._mux.command("XRANGE", entry.stream, entry.entry, entry.entry)
+        if rows:
+            return str(rows[0][1][1].decode())
+        await self._mux.command("XACK", entry.stream, GROUP, entry.entry)
+        return None
+
+    async def _last_step(self, intent: str) -> str:
+        from redurable.store.inspection import last_step
+
+        entries = await self._mux.command("LRANGE", self.keys.journal(intent), -8, -1)
+        step = last_step(entries)
+        return f"after step {step}" if step else "before its first step was recorded"
+
+    def _call(self, script: Any, keys: tuple[Any, ...], args: tuple[Any, ...]) -> asyncio.Future[Any]:
+        return self._mux.call(script, self.keys.partition, keys, args)

@@ -1,0 +1,128 @@
+"""
+Every key and channel of redurable, born here and nowhere else.
+
+Each key of a partition bears its hash tag `{p}`, so that all of an intent is in one slot. `ns` is the namespace.
+
+| key | type | holds | lifetime |
+|---|---|---|---|
+| `ns:meta` | hash | format version, partition count | the namespace's |
+| `ns:{p}:qs` | set | every stream ever made in the partition | the partition's |
+| `ns:{p}:w` | hash | workers; `<worker>#` is a worker's last claim number | until the worker is reaped |
+| `ns:{p}:q:<queue>:<priority>` | stream | fresh intents | the queue's |
+| `ns:{p}:c:<queue>:<version>` | stream | continuations; version `-` = unpinned, `!solo` = suspects | the queue's |
+| `ns:{p}:i:<id>` | hash | the head | the intent's retention |
+| `ns:{p}:p:<id>` | string | the envelope | as the head |
+| `ns:{p}:j:<id>` | list | the journal | as the head |
+| `ns:{p}:k:<id>` | hash | cursors of unfinished long steps (`checkpoint`) | until the intent ends |
+| `ns:{p}:o:<id>` | string | the outcome, if it is more than a status | as the head |
+| `ns:{p}:t` | zset | id -> min(deadline, start, wake) in ms | until due or ended |
+| `ns:{p}:x:done`, `x:failed` | zset | id -> time of removal in ms | until removed |
+
+A *lane* is the place of a stream entry without the queue: `q:<priority>` or `c:<version>`; the head's `at` is
+`<lane>/<entry id>`. Channels (no keys): `ns:r:<client>` results, `ns:l:<worker>` liveness, `ns:h:<worker>` hints,
+`ns:n:<id>` one intent's news, `ns:{p}:t` timers.
+"""
+
+from __future__ import annotations
+
+from redurable.errors import ConfigurationError
+
+__all__ = ["FRESH_LANES", "GROUP", "SOLO", "UNPINNED", "Keys", "meta_key"]
+
+GROUP = "rd"
+UNPINNED = "c:-"
+SOLO = "c:!solo"
+FRESH_LANES = ("q:high", "q:normal", "q:low")
+_FORBIDDEN = frozenset(":{}/ \t\r\n\0*?[]\\")
+
+
+def check_namespace(namespace: str) -> str:
+    """Return *namespace*, or raise ConfigurationError when keys cannot begin with it."""
+    if not 0 < len(namespace) <= 64 or not (_FORBIDDEN - {":"}).isdisjoint(namespace):
+        raise ConfigurationError(
+            f"{namespace!r} cannot be a namespace", hint="use 1 to 64 characters without blanks and / { } * ? [ ]"
+        )
+    return namespace
+
+
+def meta_key(namespace: str) -> str:
+    """Return the key of the namespace's format version and partition count."""
+    return f"{namespace}:meta"
+
+
+def check_queue(queue: str) -> str:
+    """Return *queue*, or raise ConfigurationError when it cannot be part of a key."""
+    if not isinstance(queue, str) or not 0 < len(queue) <= 128 or not _FORBIDDEN.isdisjoint(queue):
+        raise ConfigurationError(
+            f"{queue!r} cannot be a queue's name", hint="use 1 to 128 characters without blanks and : / { } * ? [ ]"
+        )
+    return queue
+
+
+class Keys:
+    """The keys of one partition of one namespace."""
+
+    __slots__ = (
+        "checkpoints", "done", "envelope_prefix", "failed", "head_prefix", "journal_prefix",
+        "namespace", "outcome_prefix", "partition", "prefix", "streams", "timers", "workers",
+    )  # fmt: skip
+
+    def __init__(self, namespace: str, partition: int) -> None:
+        self.namespace = namespace
+        self.partition = partition
+        self.prefix = prefix = f"{namespace}:{{{partition}}}:"
+        self.streams = prefix + "qs"
+        self.workers = prefix + "w"
+        self.timers = prefix + "t"
+        self.done = prefix + "x:done"
+        self.failed = prefix + "x:failed"
+        self.head_prefix = prefix + "i:"
+        self.envelope_prefix = prefix + "p:"
+        self.journal_prefix = prefix + "j:"
+        self.outcome_prefix = prefix + "o:"
+        self.checkpoints = prefix + "k:"
+
+    def head(self, intent: str) -> str:
+        """Hash: the mutable fields of an intent."""
+        return self.head_prefix + intent
+
+    def envelope(self, intent: str) -> str:
+        """String: what the sender said."""
+        return self.envelope_prefix + intent
+
+    def journal(self, intent: str) -> str:
+        """List: the entries."""
+        return self.journal_prefix + intent
+
+    def outcome(self, intent: str) -> str:
+        """String: the outcome."""
+        return self.outcome_prefix + intent
+
+    def checkpoint(self, intent: str) -> str:
+        """Hash: cursors of unfinished long steps."""
+        return self.checkpoints + intent
+
+    def stream(self, queue: str, lane: str) -> str:
+        """Stream: the entries of *queue* in *lane*."""
+        return f"{self.prefix}{lane[0]}:{queue}{lane[1:]}"
+
+    def lane_of(self, stream: str) -> tuple[str, str]:
+        """Return (queue, lane) of a stream's key."""
+        kind, queue, tail = stream[len(self.prefix) :].split(":", 2)
+        return queue, f"{kind}:{tail}"
+
+    def results(self, client: str) -> str:
+        """Channel: outcomes for one producer process."""
+        return f"{self.namespace}:r:{client}"
+
+    def liveness(self, worker: str) -> str:
+        """Channel that nobody publishes to; its subscribers are the proof that *worker* lives."""
+        return f"{self.namespace}:l:{worker}"
+
+    def hints(self, worker: str) -> str:
+        """Channel: ids of intents of *worker* that have news."""
+        return f"{self.namespace}:h:{worker}"
+
+    def news(self, intent: str) -> str:
+        """Channel: something happened to *intent*."""
+        return f"{self.namespace}:n:{intent}"

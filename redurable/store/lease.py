@@ -1,0 +1,146 @@
+"""
+A lease: the right to write one intent, held by one attempt, and the verbs that only its owner may use.
+
+Every verb carries the fence and, where it appends, `k`: how many entries this attempt appended before. Answers are
+the words of the scripts' headers; the attempt decides what they mean. Invariant: a lease has at most one verb under
+way at a time, so an answer that asks for patience can never overtake a later one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from redurable.store.keys import SOLO, UNPINNED, Keys
+from redurable.store.multiplexer import Multiplexer, Sink
+from redurable.store.scripts import load
+
+__all__ = ["Lease"]
+
+_record, _checkpoint, _park = load("record"), load("checkpoint"), load("park")
+_retry, _release, _settle, _note = load("retry"), load("release"), load("settle"), load("note")
+
+Word = asyncio.Future[Any]
+
+
+class Lease:
+    """One claimed intent, as `claim` answered it."""
+
+    __slots__ = (
+        "_head", "_journal", "_keys", "_mux", "_stream", "attempt", "base", "body", "created", "deadline",
+        "entries", "entry", "fence", "id", "k", "lane", "queue", "started", "stream_index",
+    )  # fmt: skip
+
+    def __init__(self, mux: Multiplexer, keys: Keys, streams: list[str], reply: list[Any]) -> None:
+        intent, index, entry, fence, attempt, created, started, deadline, base, body, entries = reply
+        self._mux = mux
+        self._keys = keys
+        self._stream = streams[index - 1]
+        self.stream_index = index
+        self.queue, self.lane = keys.lane_of(self._stream)
+        self.id: str = intent.decode()
+        self._head = keys.head(self.id)
+        self._journal = keys.journal(self.id)
+        self.entry: bytes = entry
+        self.fence: bytes = fence
+        self.attempt = int(attempt)
+        self.created = int(created)
+        self.started = int(started)
+        self.deadline = int(deadline) if deadline else None
+        self.base = int(base)
+        self.body: bytes | None = body
+        self.entries: list[bytes] = entries
+        self.k = 0
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number: it rises with every claim of the intent."""
+        return int(self.fence.split(b":", 1)[0])
+
+    @property
+    def head(self) -> str:
+        """The head's key, for the renewal thread."""
+        return self._head
+
+    @property
+    def stream(self) -> str:
+        """The key of the stream that holds the pending entry."""
+        return self._stream
+
+    @property
+    def partition(self) -> int:
+        """The intent's partition."""
+        return self._keys.partition
+
+    def record(self, entries: list[bytes], sink: Sink | None = None) -> Word | None:
+        """Append *entries*; the answer (to *sink*) is the seq of the last, or a refusal. Add to `k` once it is a seq."""
+        return self._mux.call(
+            _record,
+            self._keys.partition,
+            (self._head, self._journal),
+            (self.id, self.fence, self.k, len(entries), *entries),
+            sink,
+        )
+
+    def read(self, start: int) -> Word:
+        """Answer the entries from index *start* (0 = first) on."""
+        return self._mux.command("LRANGE", self._journal, start, -1)
+
+    def read_body(self) -> Word:
+        """Answer the envelope, when `claim` had no room for it."""
+        return self._mux.command("GET", self._keys.envelope(self.id))
+
+    def read_checkpoints(self) -> Word:
+        """Answer the cursors of unfinished long steps as a flat list."""
+        return self._mux.command("HGETALL", self._keys.checkpoint(self.id))
+
+    def checkpoint(self, name: str, value: bytes) -> Word:
+        """Keep *value* as the cursor of the step *name*."""
+        keys = (self._head, self._keys.checkpoint(self.id))
+        return self._mux.call(_checkpoint, self._keys.partition, keys, (self.fence, name, value))
+
+    def note(self, name: str, value: str) -> Word:
+        """Keep a remark in the head, for people who look."""
+        return self._mux.call(_note, self._keys.partition, (self._head,), (self.fence, name, value))
+
+    def park(self, seen: int, reason: str, wake_ms: int | None) -> Word:
+        """Wait without a worker until *wake_ms*; NEWS when the journal is longer than *seen*."""
+        wake = "" if wake_ms is None else wake_ms
+        return self._mux.call(
+            _park,
+            self._keys.partition,
+            (self._head, self._journal, self._keys.timers, self._stream),
+            (self.id, self.fence, self.k, seen, self.entry, reason, wake),
+        )
+
+    def retry(self, seen: int, delay_ms: int, failure: bytes) -> Word:
+        """End this attempt with *failure*; the next may begin in *delay_ms*."""
+        return self._mux.call(
+            _retry,
+            self._keys.partition,
+            (self._head, self._journal, self._keys.timers, self._stream),
+            (self.id, self.fence, self.k, seen, self.entry, f"+{delay_ms}", failure),
+        )
+
+    def release(self) -> Word:
+        """Hand the intent back, uncounted; a suspect stays one."""
+        keys = self._keys
+        lane = SOLO if self.lane == SOLO else UNPINNED
+        return self._mux.call(
+            _release,
+            keys.partition,
+            (self._head, self._journal, self._stream, keys.stream(self.queue, lane), keys.streams),
+            (self.id, self.fence, self.entry, lane),
+        )
+
+    def settle(self, status: str, result: bytes, keep_ms: int) -> Word:
+        """End the intent with *status* and the packed outcome *result* (b"" = COMPLETED with nothing)."""
+        keys = self._keys
+        view = keys.done if status == "COMPLETED" else keys.failed
+        return self._mux.call(
+            _settle,
+            keys.partition,
+            (self._head, self._journal, keys.outcome(self.id), view, keys.timers,
+             keys.checkpoint(self.id), self._stream),
+            (self.id, self.fence, self.k, self.entry, status, result, keep_ms, keys.namespace + ":r:"),
+        )  # fmt: skip

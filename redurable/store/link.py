@@ -1,0 +1,109 @@
+"""
+One connection to Redis: redis-py opens, secures and authenticates it, then its transport speaks our protocol.
+
+Invariants: replies reach `on_reply` in the order of the commands; after `on_lost` nothing more comes and writes
+are dropped; a link is used by one event loop. RESP2, so that a pub/sub link and a command link read alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import hiredis
+
+from redurable.store.topology import Topology, translated
+
+__all__ = ["Link", "pack"]
+
+pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command  # its stub knows tuples of one
+
+
+class Link(asyncio.Protocol):
+    """A connection whose commands are packed bytes and whose replies are parsed objects (errors included)."""
+
+    def __init__(self, on_reply: Callable[[Any], None], on_lost: Callable[[Exception | None], None]) -> None:
+        self._on_reply = on_reply
+        self._on_lost = on_lost
+        self._reader = hiredis.Reader()
+        self._transport: asyncio.Transport | None = None
+        self._keep: Any = None
+        self.paused = False
+
+    @classmethod
+    async def open(
+        cls,
+        topology: Topology,
+        on_reply: Callable[[Any], None],
+        on_lost: Callable[[Exception | None], None],
+    ) -> Link:
+        """
+        Return a connected, authenticated link.
+
+        Raises:
+            StoreUnavailable: It could not be opened; nothing is left behind.
+        """
+        link = cls(on_reply, on_lost)
+        connection = topology.connection()
+        try:
+            await connection.connect()
+            # redis-py has no public way to give its transport away
+            transport = connection._writer.transport
+            if transport.is_closing() or connection._reader.at_eof():
+                raise ConnectionResetError("closed by the server")
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            ours = translated(error, topology.address)
+            if ours is error:
+                raise
+            raise ours from error
+        link._keep = connection  # its finaliser would close the socket
+        link._transport = transport
+        transport.set_protocol(link)
+        transport.resume_reading()
+        return link
+
+    def write(self, data: bytes) -> None:
+        """Send packed commands."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Drop the connection; `on_lost` is not called."""
+        self._on_lost = _nothing
+        self._on_reply = _nothing
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+            self._keep._reader = self._keep._writer = None
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        reader.feed(data)
+        on_reply = self._on_reply
+        try:
+            reply = reader.gets()
+            while reply is not False:
+                on_reply(reply)
+                reply = reader.gets()
+        except hiredis.ProtocolError as error:
+            self._lost(error)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost(exc)
+
+    def _lost(self, exc: Exception | None) -> None:
+        on_lost = self._on_lost
+        self.close()
+        on_lost(exc)
+
+
+def _nothing(_: Any) -> None:
+    return None

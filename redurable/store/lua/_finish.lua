@@ -1,0 +1,14 @@
+-- Writes how an intent ended and tells its waiters. `channels` is the prefix of result channels.
+local function finish(keys, id, status, result, keep, channels)
+  local head = keys.head
+  local told = redis.call('HMGET', head, 'reply', 'watch', 'deadline', 'wake', 'start', 'cursors')
+  redis.call('HSET', head, 'status', status, 'finished', now_ms())
+  redis.call('HDEL', head, 'at', 'base', 'reply', 'watch', 'wake', 'start', 'reason', 'cursors')
+  if result ~= '' then redis.call('SET', keys.outcome, result) end
+  redis.call('ZADD', keys.view, now_ms() + keep, id)
+  if told[3] or told[4] or told[5] then redis.call('ZREM', keys.timers, id) end
+  if told[6] then redis.call('DEL', keys.cursors) end
+  local message = id .. (#result <= 16384 and result or '?')
+  if told[1] and told[1] ~= '' then redis.call('PUBLISH', channels .. told[1], message) end
+  if told[2] then redis.call('PUBLISH', told[2], message) end
+end

@@ -1,0 +1,19 @@
+-- redrive: FAILED | CANCELED | TIMED_OUT -> SUBMITTED
+-- An operator's retry: `entry` voids the failures, the rest of the journal is kept. `token` tells a call sent twice.
+-- by     client
+-- keys   head journal continuation streams outcome view
+-- args   id seen lane entry token
+-- reply  OK | AGAIN | WRONG_STATE | NOT_FOUND
+-- uses   enqueue
+local h = redis.call('HMGET', head, 'status', 'redriven')
+if not h[1] then return 'NOT_FOUND' end
+if h[2] == token then return 'OK' end
+if h[1] == 'COMPLETED' or not ended(h[1]) then return 'WRONG_STATE' end
+if redis.call('LLEN', journal) ~= tonumber(seen) then return 'AGAIN' end
+redis.call('RPUSH', journal, entry)
+redis.call('DEL', outcome)
+redis.call('ZREM', view, id)
+redis.call('HDEL', head, 'finished', 'losses', 'lost', 'canceling', 'deadline')
+redis.call('HSET', head, 'redriven', token, 'status', 'SUBMITTED',
+  'attempt', redis.call('HGET', head, 'attempt') or 1, 'at', enqueue(continuation, streams, lane, id))
+return 'OK'

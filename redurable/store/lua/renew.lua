@@ -1,0 +1,17 @@
+-- renew: IN_PROGRESS -> IN_PROGRESS
+-- Resets the idle time of the owner's pending entry. An owner that was taken for dead takes its loss back.
+-- by     owner
+-- keys   head stream
+-- args   fence entry worker
+-- reply  OK | LOST
+-- flags  allow-oom
+local h = redis.call('HMGET', head, 'status', 'fence', 'lost')
+if h[1] == 'IN_PROGRESS' and h[2] == fence then
+  redis.call('XCLAIM', stream, 'rd', worker, 0, entry, 'IDLE', 0, 'FORCE', 'JUSTID')
+  return 'OK'
+end
+if h[3] == fence then
+  redis.call('HDEL', head, 'lost')
+  redis.call('HINCRBY', head, 'losses', -1)
+end
+return 'LOST'

@@ -1,0 +1,16 @@
+-- settle: IN_PROGRESS -> COMPLETED | FAILED | CANCELED | TIMED_OUT
+-- Ends the intent: outcome, entry, timer, view and waiters in one step. `result` is '' for a result of nothing.
+-- by     owner
+-- keys   head journal outcome view timers cursors stream
+-- args   id fence k entry status result keep channels
+-- reply  OK | DUPLICATE | REGRESSED | FENCED | WRONG_STATE | NOT_FOUND
+-- flags  allow-oom
+-- uses   finish
+local h = redis.call('HMGET', head, 'status', 'fence', 'base')
+if h[1] == status and h[2] == fence then return 'OK' end
+local no = refused(h[1], h[2], fence) or miscounted(journal, h[3], k)
+if no then return no end
+drop(stream, entry)
+finish({head = head, outcome = outcome, view = view, timers = timers, cursors = cursors},
+  id, status, result, keep, channels)
+return 'OK'

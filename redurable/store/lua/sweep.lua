@@ -1,0 +1,17 @@
+-- sweep: COMPLETED | FAILED | CANCELED | TIMED_OUT -> none
+-- Removes a finished intent whose retention is over.
+-- by     worker
+-- keys   head envelope journal outcome cursors view
+-- args   id
+-- reply  OK | EARLY | WRONG_STATE
+-- flags  allow-oom
+local due = redis.call('ZSCORE', view, id)
+if due and tonumber(due) > now_ms() then return 'EARLY' end
+local status = redis.call('HGET', head, 'status')
+if status and not ended(status) then
+  redis.call('ZREM', view, id)
+  return 'WRONG_STATE'
+end
+redis.call('DEL', head, envelope, journal, outcome, cursors)
+redis.call('ZREM', view, id)
+return 'OK'

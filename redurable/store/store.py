@@ -1,0 +1,227 @@
+"""
+The store: one multiplexer on one namespace, and the verbs that producers and operators use.
+
+Invariants: the namespace's format is checked before anything is written; a verb that needs the intent's place reads
+the head first and repeats when the script answers that it moved (AGAIN).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from redurable.clock import now_ms
+from redurable.config import Address
+from redurable.errors import ConfigurationError, NotFound, WrongState
+from redurable.ids import partition_of
+from redurable.model import CancelRequested, ErrorInfo, Outcome, Reopened, Status, encode_entry
+from redurable.store.keys import UNPINNED, Keys, check_namespace, check_queue, meta_key
+from redurable.store.multiplexer import Identity, Multiplexer
+from redurable.store.scripts import load, load_all
+from redurable.store.topology import Topology
+
+__all__ = ["FORMAT", "KEEP_COMPLETED_MS", "KEEP_OTHER_MS", "Store", "failure_of", "pack_outcome"]
+
+FORMAT = 1
+KEEP_COMPLETED_MS = 7 * 86_400_000
+KEEP_OTHER_MS = 30 * 86_400_000
+_submit, _schedule, _watch, _wake = load("submit"), load("schedule"), load("watch"), load("wake")
+_cancel, _redrive = load("cancel"), load("redrive")
+
+
+def pack_outcome(outcome: Outcome) -> bytes:
+    """Return *outcome* as stored; COMPLETED with nothing is b""."""
+    if outcome.status is Status.COMPLETED and (outcome.result is None or bytes(outcome.result) == b"\xc0"):
+        return b""
+    return encode_entry(outcome)
+
+
+def failure_of(status: Status, code: str, message: str) -> bytes:
+    """Return the packed outcome of an intent that redurable itself ended."""
+    return encode_entry(Outcome(status=status, error=ErrorInfo(type=f"redurable.{code}", message=message, code=code)))
+
+
+class Store:
+    """
+    One namespace on one server.
+
+    Args:
+        address: The server.
+        namespace: The prefix of every key.
+        partitions: How many partitions a namespace that does not exist yet is made with.
+        patience: See `Multiplexer`.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        namespace: str = "rd",
+        *,
+        partitions: int = 1,
+        patience: float | None = None,
+        on_connect: Callable[[Identity], None] | None = None,
+    ) -> None:
+        self.topology = Topology(address)
+        self.namespace = check_namespace(namespace)
+        self.mux = Multiplexer(
+            self.topology, tuple(load_all().values()), patience=patience, on_connect=on_connect
+        )  # fmt: skip
+        self._wanted = partitions
+        self.keys: list[Keys] = []
+
+    async def start(self) -> None:
+        """
+        Connect and check the namespace, making it if it is new.
+
+        Raises:
+            StoreUnavailable: The server cannot be reached, or refuses the credentials.
+            ConfigurationError: NAMESPACE_TOO_NEW; nothing was changed.
+        """
+        await self.mux.start()
+        meta = meta_key(self.namespace)
+        found = await self.mux.command("HMGET", meta, "format", "partitions")
+        if None in found:  # only then a write: a full server must not keep workers from draining it
+            await self.mux.command("HSETNX", meta, "partitions", self._wanted)
+            await self.mux.command("HSETNX", meta, "format", FORMAT)
+            found = await self.mux.command("HMGET", meta, "format", "partitions")
+        if int(found[0]) > FORMAT:
+            raise ConfigurationError(
+                f"namespace {self.namespace!r} was made by a newer redurable "
+                f"(format {int(found[0])}; this version reads up to {FORMAT})",
+                code="NAMESPACE_TOO_NEW",
+                hint="upgrade redurable, or choose another --namespace",
+            )
+        self.keys = [Keys(self.namespace, p) for p in range(int(found[1]))]
+
+    async def close(self) -> None:
+        """Drop the connection."""
+        await self.mux.close()
+
+    def keys_of(self, intent: str) -> Keys:
+        """Return the keys of the partition of *intent*; an id that cannot be ours is NotFound."""
+        partition = partition_of(intent)
+        if partition >= len(self.keys):
+            raise NotFound(f"{intent} is not an intent of namespace {self.namespace!r}")
+        return self.keys[partition]
+
+    def submit(
+        self,
+        intent: str,
+        body: bytes,
+        queue: str,
+        lane: str,
+        *,
+        reply: str = "",
+        digest: str = "",
+        deadline: str = "",
+        max_losses: int | None = None,
+        delay_ms: int = 0,
+    ) -> asyncio.Future[Any]:
+        """
+        Store an intent; the answer is OK, EXISTS or CONFLICT.
+
+        *deadline* is ms since 1970 as text, or "+ms" from the server's now; with *delay_ms* it starts later.
+        """
+        keys = self.keys_of(intent)
+        limit = "" if max_losses is None else max_losses
+        args: tuple[Any, ...] = (intent, body, queue, lane, reply, digest, deadline, limit)
+        if delay_ms > 0:
+            places: tuple[str, ...] = (keys.head(intent), keys.envelope(intent), keys.timers)
+            return self.mux.call(_schedule, keys.partition, places, (*args, f"+{delay_ms}"))
+        places = (
+            keys.head(intent), keys.envelope(intent), keys.stream(queue, lane), keys.streams, keys.timers
+        )  # fmt: skip
+        return self.mux.call(_submit, keys.partition, places, args)
+
+    async def cancel(self, intent: str, note: str = "") -> str:
+        """
+        Ask *intent* to end; return CANCELED, REQUESTED, or the status in which it already ended.
+
+        Raises:
+            NotFound: There is no such intent.
+        """
+        entry = encode_entry(CancelRequested(at=now_ms(), status=Status.CANCELED, note=note))
+        result = failure_of(Status.CANCELED, "CANCELED", note or "canceled before it started")
+        return await self.interrupt(intent, _cancel.name, entry, result)
+
+    async def interrupt(self, intent: str, verb: str, entry: bytes, result: bytes) -> str:
+        """Run `cancel` or `expire` on *intent* where its entry is now; return the script's word."""
+        keys = self.keys_of(intent)
+        while True:
+            queue, at = await self.mux.command("HMGET", keys.head(intent), "queue", "at")
+            if queue is None:
+                raise _unknown(intent)
+            name = queue.decode()
+            lane = at.decode().split("/", 1)[0] if at else UNPINNED
+            continuation = keys.stream(name, UNPINNED)
+            word = await self.mux.call(
+                load(verb),
+                keys.partition,
+                (keys.head(intent), keys.journal(intent), keys.stream(name, lane), continuation, keys.streams,
+                 keys.outcome(intent), keys.failed, keys.timers, keys.checkpoint(intent)),
+                (intent, at or "", UNPINNED, entry, result, KEEP_OTHER_MS,
+                 keys.namespace + ":r:", keys.namespace + ":h:"),
+            )  # fmt: skip
+            if word == b"NOT_FOUND":
+                raise _unknown(intent)
+            if word != b"AGAIN":
+                return str(word.decode())
+
+    async def redrive(self, intent: str) -> None:
+        """
+        Continue a FAILED, CANCELED or TIMED_OUT intent: its failures are voided, the rest of its journal kept.
+
+        Raises:
+            NotFound: There is no such intent.
+            WrongState: It is open, or COMPLETED.
+        """
+        from redurable.store.inspection import failures_of
+
+        keys = self.keys_of(intent)
+        token = secrets.token_hex(6)
+        while True:
+            queue, status = await self.mux.command("HMGET", keys.head(intent), "queue", "status")
+            if queue is None:
+                raise _unknown(intent)
+            entries = await self.mux.command("LRANGE", keys.journal(intent), 0, -1)
+            entry = encode_entry(Reopened(at=now_ms(), voided=failures_of(entries)))
+            word = await self.mux.call(
+                _redrive,
+                keys.partition,
+                (keys.head(intent), keys.journal(intent), keys.stream(queue.decode(), UNPINNED), keys.streams,
+                 keys.outcome(intent), keys.failed),
+                (intent, len(entries), UNPINNED, entry, token),
+            )  # fmt: skip
+            if word == b"OK":
+                return
+            if word == b"NOT_FOUND":
+                raise _unknown(intent)
+            if word == b"WRONG_STATE":
+                raise WrongState(
+                    f"intent {intent} is {status.decode()}; only FAILED, CANCELED or TIMED_OUT ones are retried"
+                )
+
+    def watch(self, intent: str) -> asyncio.Future[Any]:
+        """Ask for news of *intent* on its channel; the answer is its status, or NOT_FOUND."""
+        keys = self.keys_of(intent)
+        return self.mux.call(_watch, keys.partition, (keys.head(intent),), (keys.news(intent),))
+
+    async def wake(self, intent: str) -> str:
+        """Continue a WAITING intent now; return OK, WRONG_STATE or NOT_FOUND."""
+        keys = self.keys_of(intent)
+        queue = await self.mux.command("HGET", keys.head(intent), "queue")
+        if queue is None:
+            return "NOT_FOUND"
+        places = (keys.head(intent), keys.stream(queue.decode(), UNPINNED), keys.streams, keys.timers)
+        word = await self.mux.call(_wake, keys.partition, places, (intent, UNPINNED))
+        return str(word.decode())
+
+    def stream_of(self, partition: int, queue: str, lane: str) -> str:
+        """Return the key of a stream; a name that cannot be part of a key is a ConfigurationError."""
+        return self.keys[partition].stream(check_queue(queue), lane)
+
+
+def _unknown(intent: str) -> NotFound:
+    return NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
