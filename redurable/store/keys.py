@@ -36,15 +36,6 @@ FRESH_LANES = ("q:high", "q:normal", "q:low")
 _FORBIDDEN = frozenset(":{}/ \t\r\n\0*?[]\\")
 
 
-def check_namespace(namespace: str) -> str:
-    """Return *namespace*, or raise ConfigurationError when keys cannot begin with it."""
-    if not 0 < len(namespace) <= 64 or not (_FORBIDDEN - {":"}).isdisjoint(namespace):
-        raise ConfigurationError(
-            f"{namespace!r} cannot be a namespace", hint="use 1 to 64 characters without blanks and / { } * ? [ ]"
-        )
-    return namespace
-
-
 def meta_key(namespace: str) -> str:
     """Return the key of the namespace's format version and partition count."""
     return f"{namespace}:meta"

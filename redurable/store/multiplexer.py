@@ -142,6 +142,7 @@ class Multiplexer:
         self.clock = ""
         self.connects = 0
         self.identity: Identity = ("", "")
+        self.uptime = 0.0  # s since the server's start, at the last connect
         self._preload = b"".join(pack(("SCRIPT", "LOAD", s.source)) for s in scripts)
         self._sources = {s.sha: s.source for s in scripts}
         self._on_connect = on_connect
@@ -377,6 +378,7 @@ class Multiplexer:
         text = "" if hello.exception() is not None else hello.result().decode()
         facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         self.identity = (facts.get("run_id", ""), facts.get("master_replid", ""))
+        self.uptime = float(facts.get("uptime_in_seconds", "0"))
         emit("store.connected", connects=self.connects)
         if self._on_connect is not None:
             self._on_connect(self.identity)

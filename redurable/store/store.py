@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from redurable.clock import now_ms
-from redurable.config import Address
+from redurable.config import Address, check_namespace
 from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.ids import partition_of
 from redurable.model import CancelRequested, ErrorInfo, Outcome, Reopened, Status, encode_entry
-from redurable.store.keys import UNPINNED, Keys, check_namespace, check_queue, meta_key
+from redurable.store.keys import UNPINNED, Keys, check_queue, meta_key
 from redurable.store.multiplexer import Identity, Multiplexer
 from redurable.store.scripts import load, load_all
 from redurable.store.topology import Topology
@@ -33,7 +33,7 @@ _cancel, _redrive = load("cancel"), load("redrive")
 
 def pack_outcome(outcome: Outcome) -> bytes:
     """Return *outcome* as stored; COMPLETED with nothing is b""."""
-    if outcome.status is Status.COMPLETED and (outcome.result is None or bytes(outcome.result) == b"\xc0"):
+    if outcome.status is Status.COMPLETED and bytes(outcome.result) == b"\xc0":
         return b""
     return encode_entry(outcome)
 

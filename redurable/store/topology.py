@@ -7,6 +7,7 @@ Owns the keyword arguments of redis-py. Its retries are always set: its defaults
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import socket
 import uuid
 from typing import Any
@@ -22,6 +23,12 @@ from redurable.errors import ConfigurationError, StoreError, StoreUnavailable
 __all__ = ["Topology", "translated"]
 
 CONNECT_TIMEOUT = 5.0
+# no CLIENT SETINFO: it fills the error counters of servers before 7.2; redis-py renamed the switch
+_SILENT: dict[str, Any] = (
+    {"driver_info": None}
+    if importlib.util.find_spec("redis.driver_info") is not None
+    else {"lib_name": None, "lib_version": None}
+)
 _KEEPALIVE = {
     getattr(socket, name): value
     for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
@@ -77,6 +84,7 @@ class Topology:
             "socket_timeout": None,
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "client_name": self.name,
+            **_SILENT,
         }
         if address.kind == "unix":
             common["path"] = address.path
@@ -95,7 +103,7 @@ class Topology:
             "tls": redis.asyncio.SSLConnection,
             "unix": redis.asyncio.UnixDomainSocketConnection,
         }
-        options = self._common() | {"retry": None, "lib_name": None, "lib_version": None}
+        options = self._common() | {"retry": None}
         # the handshake is bounded by this; once our protocol has the transport it no longer applies
         options["socket_timeout"] = CONNECT_TIMEOUT
         return kinds[self.address.kind](**options)

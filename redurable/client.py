@@ -1,0 +1,438 @@
+"""
+Producers and operators: send intents, wait for them, look at them, cancel and retry them.
+
+A client is opened at its first use, once per process and event loop, and again after a fork. Waiting is by pub/sub on
+one channel of the client's own: a waiter subscribes first, then reads, then waits; every reconnect reads again, and a
+slow re-check is the safety net. Invariant: once `send` returns, the intent is stored and will be settled once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from redurable.clock import Moment, Seconds, deadline_ms, now_ms, seconds
+from redurable.codec import NIL, digest, encode, typed
+from redurable.config import max_payload
+from redurable.config import namespace as namespace_of
+from redurable.errors import ConfigurationError, IdempotencyConflict, IntentFailed, UsageError
+from redurable.ids import IntentId, derived_id, new_id, partition_for
+from redurable.model import Entry, Envelope, IntentInfo, Outcome, Priority, Status
+from redurable.runtime.handlers import spec_of
+from redurable.runtime.scope import scope_var
+from redurable.store import inspection
+from redurable.store.keys import check_queue
+from redurable.store.address import address_of
+from redurable.store.store import Store
+from redurable.store.subscriber import Subscriber
+
+__all__ = ["Client"]
+
+R = TypeVar("R")
+Handler = Callable[..., Any]
+_RECHECK = 10.0
+_WAVE = 4000  # intents of send_many under way at once
+_encode_envelope = msgspec.msgpack.Encoder().encode
+
+
+class _Connected:
+    """What one event loop's use of a client needs."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store = store
+        self.name = name
+        self.subscriber = Subscriber(store.topology, self._on_message, self._on_subscribed)
+        self.subscribed = False
+        self.waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
+        self.watched: dict[str, asyncio.Event] = {}
+
+    async def listen(self) -> None:
+        if not self.subscribed:
+            self.subscribed = True
+            await self.subscriber.start()
+            await self.subscriber.subscribe(self.store.keys[0].results(self.name))
+
+    def _on_message(self, _: str, data: bytes) -> None:
+        intent, rest = data[:36].decode(), data[36:]
+        news = self.watched.get(intent)
+        if news is not None:
+            news.set()
+        waiters = self.waiters.get(intent)
+        if waiters and rest != b"+":
+            if rest == b"?":
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.cancel()  # too large for a message: the waiter reads it
+                return
+            outcome = inspection.unpack_outcome(rest)
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(outcome)
+
+    def _on_subscribed(self, reconnected: bool) -> None:
+        if reconnected:
+            for news in self.watched.values():
+                news.set()
+            for waiters in self.waiters.values():
+                for waiter in waiters:
+                    waiter.cancel()  # whoever waits reads again
+
+
+class Client:
+    """
+    Sends intents to queues, and operates on them.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`; by default REDURABLE_URL, REDIS_URL, then the project's own server.
+        namespace: The prefix of every key; REDURABLE_NAMESPACE, then "rd".
+        patience: Seconds to wait for a server that is away before StoreUnavailable.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, namespace: str | None = None, patience: Seconds = 30.0
+    ) -> None:
+        self._url = url
+        self._namespace = namespace_of(namespace)
+        self._patience = seconds(patience, "Client(patience=)")
+        self._limit = max_payload()
+        self._connected: _Connected | None = None
+        self._owner: tuple[int, int] = (0, 0)
+        self._opening: asyncio.Lock | None = None
+
+    async def __aenter__(self) -> Client:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Drop the connections; waits under way end with StoreUnavailable."""
+        if self._connected is not None:
+            connected, self._connected = self._connected, None
+            await connected.subscriber.close()
+            await connected.store.close()
+
+    async def _open(self) -> _Connected:
+        owner = (os.getpid(), id(asyncio.get_running_loop()))
+        if self._connected is not None and self._owner == owner:
+            return self._connected
+        if self._owner != owner:
+            self._owner, self._connected, self._opening = owner, None, asyncio.Lock()
+        assert self._opening is not None
+        async with self._opening:
+            if self._connected is None:
+                store = Store(address_of(self._url), self._namespace, patience=self._patience)
+                await store.start()
+                self._connected = _Connected(store, secrets.token_hex(6))
+            return self._connected
+
+    # --- producers --------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        to: str | Handler,
+        payload: Any = None,
+        *,
+        type: str = "",
+        idempotency_key: str | None = None,
+        delay: Seconds | None = None,
+        deadline: Moment | None = None,
+        priority: Priority | str = Priority.NORMAL,
+        max_delivery_attempts: int | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> IntentId[Any]:
+        """
+        Store an intent for *to* and return its id.
+
+        Once this returns the intent is in Redis: some worker will run it, and it will be settled once, even if this
+        process dies now. Steps may run more than once; see `step`.
+
+        Args:
+            to: A queue's name, or the handler itself; then the payload is checked against its annotations.
+            payload: Anything that MessagePack holds, dataclasses, msgspec Structs, pydantic models.
+            type: The handler's name within the queue, if several share it.
+            idempotency_key: A second send with it returns the first intent's id for as long as that intent is kept.
+            delay: Seconds, or a timedelta, before it may start.
+            deadline: An aware datetime, or seconds or a timedelta from now; then it ends TIMED_OUT.
+            priority: "high", "normal" or "low", among the fresh intents of the queue.
+            max_delivery_attempts: Owners that may be lost in a row; the handler's by default.
+            labels: Short texts to find it by.
+
+        Raises:
+            PayloadTooLarge, SerialisationError: Nothing was stored.
+            IdempotencyConflict: The key was used with another payload; that intent is unchanged.
+            StoreUnavailable: Not known whether it was stored; repeat with the same *idempotency_key*.
+        """
+        connected = await self._open()
+        intent, answer = self._submit(
+            connected, to, payload, type, idempotency_key, delay, deadline, priority, max_delivery_attempts, labels
+        )
+        self._accepted(await answer, idempotency_key)
+        return IntentId(intent)
+
+    async def send_many(
+        self,
+        to: str | Handler,
+        payloads: Iterable[Any],
+        *,
+        type: str = "",
+        delay: Seconds | None = None,
+        deadline: Moment | None = None,
+        priority: Priority | str = Priority.NORMAL,
+        max_delivery_attempts: int | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> list[IntentId[Any]]:
+        """
+        Store an intent for each of *payloads*, thousands in one flush; see `send`.
+
+        Raises:
+            PayloadTooLarge, SerialisationError: Those before the bad one may be stored; none after it is.
+        """
+        connected = await self._open()
+        ids: list[IntentId[Any]] = []
+        answers: list[asyncio.Future[Any]] = []
+        try:
+            for payload in payloads:
+                intent, answer = self._submit(
+                    connected, to, payload, type, None, delay, deadline, priority, max_delivery_attempts, labels
+                )
+                ids.append(IntentId(intent))
+                answers.append(answer)
+                if len(answers) >= _WAVE:
+                    # the first of a wave ends last but few: the next one is packed while Redis works
+                    half, answers = answers[: _WAVE // 2], answers[_WAVE // 2 :]
+                    await half[-1]
+        finally:
+            if answers:
+                await asyncio.gather(*answers)
+        return ids
+
+    def _submit(
+        self,
+        connected: _Connected,
+        to: str | Handler,
+        payload: Any,
+        type: str,
+        idempotency_key: str | None,
+        delay: Seconds | None,
+        deadline: Moment | None,
+        priority: Priority | str,
+        max_delivery_attempts: int | None,
+        labels: dict[str, str] | None,
+    ) -> tuple[str, asyncio.Future[Any]]:
+        scope = scope_var.get()
+        if scope is not None and not scope.inside:
+            raise UsageError(
+                "a handler sends by a client outside of a step: a replay would send again",
+                code="USE_DURABLE_SEND",
+                hint="put the call into a step",
+            )
+        data = NIL if payload is None else encode(payload, "the payload", self._limit)
+        if isinstance(to, str):
+            queue = to
+        else:
+            spec = spec_of(to)
+            spec.check(data)
+            queue, type = spec.queue, type or spec.type
+            deadline = spec.timeout if deadline is None else deadline
+        lane = _LANES.get(priority)
+        if lane is None:
+            raise ConfigurationError(f"priority is 'high', 'normal' or 'low', not {priority!r}")
+        store = connected.store
+        if idempotency_key is None:
+            check_queue(queue)
+            intent, check = new_id(0 if len(store.keys) == 1 else secrets.randbelow(len(store.keys))), ""
+        else:
+            partition = partition_for(len(store.keys), check_queue(queue), idempotency_key)
+            intent = derived_id(partition, self._namespace, queue, "", idempotency_key)
+            check = digest([type, payload])
+        envelope = Envelope(type, msgspec.Raw(data), labels or {}, idempotency_key or "")
+        due = ""
+        if deadline is not None:
+            due = f"+{int(seconds(deadline, 'deadline') * 1000)}" if not _is_moment(deadline) else str(
+                deadline_ms(deadline, now_ms())
+            )  # fmt: skip
+        answer = store.submit(
+            intent,
+            _encode_envelope(envelope),
+            queue,
+            lane,
+            reply=connected.name,
+            digest=check,
+            deadline=due,
+            max_losses=max_delivery_attempts,
+            delay_ms=0 if delay is None else int(seconds(delay, "delay") * 1000),
+        )
+        return intent, answer
+
+    def _accepted(self, word: bytes, idempotency_key: str | None) -> None:
+        if word == b"CONFLICT":
+            raise IdempotencyConflict(
+                f"idempotency key {idempotency_key!r} was used with another payload",
+                hint="use one key per logical call; the first intent is unchanged",
+            )
+
+    async def call(self, to: str | Handler, payload: Any = None, *, timeout: Seconds | None = None, **options: Any) -> Any:
+        """
+        Send an intent and wait for its result; *options* as `send`, *timeout* as `wait_for`.
+
+        The waiter is registered before the intent is sent: nothing is read on the way.
+        """
+        connected = await self._open()
+        await connected.listen()
+        intent = await self.send(to, payload, **options)
+        result = None if isinstance(to, str) else spec_of(to).result.annotation
+        return await self.wait_for(intent, timeout, of=result)
+
+    @overload
+    async def wait_for(self, intent: IntentId[R], timeout: Seconds | None = None) -> R: ...
+    @overload
+    async def wait_for(self, intent: str, timeout: Seconds | None = None, *, of: Any = None) -> Any: ...
+    async def wait_for(self, intent: str, timeout: Seconds | None = None, *, of: Any = None) -> Any:
+        """
+        Return the result of *intent* once it has completed.
+
+        Args:
+            timeout: Seconds after which only the wait ends.
+            of: The type to restore the result as.
+
+        Raises:
+            IntentFailed: It ended without a result; `status` says how.
+            TimeoutError: It is still open.
+            NotFound: There is no such intent.
+        """
+        async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
+            outcome = await self._outcome(await self._open(), intent)
+        if outcome.status is not Status.COMPLETED:
+            raise IntentFailed(intent, outcome.status.value, outcome.error)
+        return typed(Any if of is None else of).decode(outcome.result, f"the result of {intent}")
+
+    async def _outcome(self, connected: _Connected, intent: str) -> Outcome:
+        await connected.listen()
+        loop = asyncio.get_running_loop()
+        mine: bool | None = None
+        while True:
+            waiter: asyncio.Future[Outcome] = loop.create_future()
+            waiters = connected.waiters.setdefault(intent, [])
+            waiters.append(waiter)
+            try:
+                outcome = await inspection.outcome(connected.store, intent)
+                if outcome is not None:
+                    return outcome
+                if mine is None:
+                    mine = await self._is_mine(connected, intent)
+                    if not mine:
+                        await connected.subscriber.subscribe(connected.store.keys_of(intent).news(intent))
+                if not mine:
+                    await connected.store.watch(intent)
+                    outcome = await inspection.outcome(connected.store, intent)
+                    if outcome is not None:
+                        return outcome
+                done, _ = await asyncio.wait([waiter], timeout=_RECHECK)
+                if done and not waiter.cancelled():
+                    return waiter.result()
+            finally:
+                waiters.remove(waiter)
+                if not waiters:
+                    connected.waiters.pop(intent, None)
+                    if mine is False and intent not in connected.watched:
+                        connected.subscriber.unsubscribe(connected.store.keys_of(intent).news(intent))
+                        mine = None
+
+    async def _is_mine(self, connected: _Connected, intent: str) -> bool:
+        head = connected.store.keys_of(intent).head(intent)
+        reply = await connected.store.mux.command("HGET", head, "reply")
+        return bool(reply is not None and reply.decode() == connected.name)
+
+    # --- looking ----------------------------------------------------------------------------------------------------
+
+    async def get(self, intent: str) -> IntentInfo:
+        """Return what is known of *intent* now; NotFound if there is none."""
+        return await inspection.info((await self._open()).store, intent)
+
+    async def history(self, intent: str, since: int = 0) -> list[tuple[int, Entry]]:
+        """Return (seq, entry) of its journal after seq *since*; NotFound if there is no such intent."""
+        return await inspection.history((await self._open()).store, intent, since)
+
+    async def observe(self, intent: str, since: int = 0) -> AsyncIterator[tuple[int, Entry]]:
+        """Give (seq, entry) after *since* as they are recorded, until the intent has ended."""
+        connected = await self._open()
+        await connected.listen()
+        store = connected.store
+        news = connected.watched.setdefault(intent, asyncio.Event())
+        channel = store.keys_of(intent).news(intent)
+        try:
+            await connected.subscriber.subscribe(channel)
+            while True:
+                news.clear()
+                await store.watch(intent)
+                ended = await inspection.outcome(store, intent)
+                for seq, entry in await inspection.history(store, intent, since):
+                    since = seq
+                    yield seq, entry
+                if ended is not None:
+                    return
+                try:
+                    async with asyncio.timeout(_RECHECK):
+                        await news.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            connected.watched.pop(intent, None)
+            connected.subscriber.unsubscribe(channel)
+
+    async def list(
+        self,
+        *,
+        queue: str | None = None,
+        status: Status | str | None = None,
+        label: tuple[str, str] | None = None,
+        limit: int = 100,
+    ) -> list[IntentInfo]:
+        """Return up to *limit* intents that fit; finished ones newest first."""
+        store = (await self._open()).store
+        wanted = None if status is None else Status(status)
+        return await inspection.intents(store, queue=queue, status=wanted, label=label, limit=limit)
+
+    async def queues(self) -> list[inspection.QueueInfo]:
+        """Return every queue that ever held an intent, with its depth."""
+        return await inspection.queues((await self._open()).store)
+
+    async def workers(self) -> list[inspection.WorkerInfo]:
+        """Return the registered worker processes and whether each lives."""
+        return await inspection.workers((await self._open()).store)
+
+    # --- operating --------------------------------------------------------------------------------------------------
+
+    async def cancel(self, intent: str, note: str = "") -> str:
+        """
+        Ask *intent* to end; return CANCELED, REQUESTED, or the final status that was first.
+
+        One that never ran is CANCELED at once. One that runs or waits meets the cancel at its place in its journal,
+        may undo its work, and is CANCELED when its handler has ended.
+        """
+        return await (await self._open()).store.cancel(intent, note)
+
+    async def retry(self, intent: str) -> None:
+        """
+        Continue a FAILED, CANCELED or TIMED_OUT intent: its failures are voided, its finished steps are kept.
+
+        Raises:
+            WrongState: It is open or COMPLETED; nothing was changed.
+        """
+        await (await self._open()).store.redrive(intent)
+
+
+_LANES: dict[Any, str] = {p: f"q:{p.value}" for p in Priority}
+
+
+def _is_moment(value: Moment) -> bool:
+    return hasattr(value, "tzinfo")
+
+

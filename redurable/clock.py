@@ -1,0 +1,53 @@
+"""
+Time and durations as redurable takes them: seconds in, milliseconds stored.
+
+Scripts use the server's clock; a process's clock only ever schedules waits inside that process.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from redurable.errors import ConfigurationError
+
+__all__ = ["Moment", "Seconds", "deadline_ms", "monotonic", "now_ms", "seconds", "to_datetime"]
+
+Seconds = float | int | timedelta
+Moment = datetime | timedelta | float | int
+
+monotonic = time.monotonic
+
+
+def now_ms() -> int:
+    """Return this process's wall clock in ms since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def seconds(value: Seconds, name: str = "value") -> float:
+    """Return *value* as seconds; a negative or non-numeric one is a ConfigurationError naming *name*."""
+    if isinstance(value, timedelta):
+        result = value.total_seconds()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        result = float(value)
+    else:
+        raise ConfigurationError(f"{name} must be seconds or a timedelta, not {type(value).__name__}")
+    if not 0 <= result < 1e11:
+        raise ConfigurationError(f"{name} must be 0 or more and less than 3,000 years, got {value!r}")
+    return result
+
+
+def deadline_ms(value: Moment, now: int, name: str = "deadline") -> int:
+    """Return *value* (an aware datetime, or seconds or a timedelta from *now*) as ms since 1970."""
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ConfigurationError(
+                f"{name} is a datetime without a time zone", hint="use datetime.now(UTC) + ..., or a timedelta"
+            )
+        return int(value.timestamp() * 1000)
+    return now + int(seconds(value, name) * 1000)
+
+
+def to_datetime(ms: int) -> datetime:
+    """Return the aware UTC datetime of *ms* since 1970."""
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,134 @@
+"""
+Values to bytes and back: MessagePack by msgspec, typed on the way in. No pickle anywhere.
+
+Invariant: the value that a caller goes on with is the one that a replay would decode (`Typed.settle`), so live
+and replayed runs see equal values of equal types. Beside what msgspec knows (its Structs, dataclasses,
+TypedDicts, attrs, enums, datetimes, UUIDs, Decimals), objects with `model_dump`/`model_validate` (pydantic) work.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any
+
+import msgspec
+
+from redurable.errors import PayloadTooLarge, SerialisationError
+
+__all__ = ["DEFAULT_LIMIT", "NIL", "Typed", "digest", "encode", "typed"]
+
+DEFAULT_LIMIT = 1 << 20
+NIL = b"\xc0"
+_PLAIN: frozenset[type] = frozenset({str, bytes, int, float, bool, type(None)})
+
+
+def _dump(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="python")
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} cannot be serialised")
+
+
+def _load(kind: type, value: Any) -> Any:
+    validate = getattr(kind, "model_validate", None)
+    if validate is not None:
+        return validate(value)
+    raise TypeError(f"{kind.__module__}.{kind.__qualname__} cannot be restored")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_dump)
+_canonical = msgspec.msgpack.Encoder(enc_hook=_dump, order="sorted")
+
+
+def _limited(data: bytes, limit: int, what: str) -> bytes:
+    if len(data) > limit:
+        raise PayloadTooLarge(
+            f"{what} is {len(data):,} bytes, more than the limit of {limit:,}",
+            hint="store it elsewhere and pass a reference, or raise REDURABLE_MAX_PAYLOAD (bytes)",
+        )
+    return data
+
+
+def encode(value: Any, what: str, limit: int = DEFAULT_LIMIT) -> bytes:
+    """
+    Return *value* as MessagePack.
+
+    Raises:
+        SerialisationError: It holds something that has no MessagePack form; the message names *what*.
+        PayloadTooLarge: It takes more than *limit* bytes.
+    """
+    try:
+        data = _encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise SerialisationError(
+            f"{what} cannot be stored: {error}",
+            hint="use plain data, dataclasses, msgspec Structs or pydantic models",
+        ) from error
+    return data if len(data) <= limit else _limited(data, limit, what)
+
+
+def digest(value: Any) -> str:
+    """Return 16 hex digits that equal values share, whatever the order of their keys."""
+    return hashlib.blake2b(_canonical.encode(value), digest_size=8).hexdigest()
+
+
+class Typed:
+    """A codec for one annotation; `typed` makes and keeps them."""
+
+    __slots__ = ("_decode", "_plain", "annotation")
+
+    def __init__(self, annotation: Any) -> None:
+        self.annotation = annotation
+        try:
+            self._decode = msgspec.msgpack.Decoder(annotation, dec_hook=_load).decode
+        except (TypeError, RuntimeError) as error:
+            raise SerialisationError(
+                f"the annotation {annotation!r} cannot be restored from storage: {error}",
+                code="TYPE_MISMATCH",
+                hint="annotate with plain types, dataclasses, msgspec Structs or pydantic models",
+            ) from error
+        if annotation is Any:
+            self._plain: frozenset[type] = _PLAIN
+        else:
+            kind = type(None) if annotation is None else annotation
+            self._plain = _PLAIN & {kind} if isinstance(kind, type) else frozenset()
+
+    def decode(self, data: bytes | memoryview | msgspec.Raw, what: str) -> Any:
+        """Return the value in *data*; one that does not fit the annotation is a SerialisationError."""
+        try:
+            return self._decode(data)
+        except Exception as error:
+            # msgspec's errors, and whatever a model's validator raises
+            raise SerialisationError(
+                f"{what} does not fit {_name(self.annotation)}: {error}", code="TYPE_MISMATCH"
+            ) from error
+
+    def settle(self, value: Any, what: str, limit: int = DEFAULT_LIMIT) -> tuple[bytes, Any]:
+        """Return *value* as bytes, and as a replay would give it back."""
+        try:
+            data = _encoder.encode(value)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            data = encode(value, what, limit)
+        if len(data) > limit:
+            _limited(data, limit, what)
+        if type(value) in self._plain:
+            return data, value
+        return data, self.decode(data, what)
+
+
+def _name(annotation: Any) -> str:
+    return getattr(annotation, "__qualname__", None) or str(annotation)
+
+
+@functools.lru_cache(maxsize=4096)
+def _cached(annotation: Any) -> Typed:
+    return Typed(annotation)
+
+
+def typed(annotation: Any) -> Typed:
+    """Return the codec of *annotation* (`Any` accepts whatever was stored)."""
+    try:
+        return _cached(annotation)
+    except TypeError:  # unhashable annotations, such as Annotated with a dict
+        return Typed(annotation)

@@ -1,0 +1,72 @@
+"""
+Intent ids: UUIDs that carry their partition, so that any client finds an intent from its id alone.
+
+A fresh id is a UUIDv7 (RFC 9562) whose 12 `rand_a` bits are the partition. With an idempotency key the id is
+a UUIDv8 derived from queue, session key and idempotency key, with the partition in the same bits: the intent's
+own record is then the deduplication record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from typing import Generic, TypeVar
+
+from redurable.errors import NotFound
+
+__all__ = ["MAX_PARTITIONS", "IntentId", "derived_id", "new_id", "partition_for", "partition_of"]
+
+MAX_PARTITIONS = 4096
+R = TypeVar("R")
+
+
+class IntentId(str, Generic[R]):
+    """An intent's id, a string that remembers the type of the result for type checkers."""
+
+    __slots__ = ()
+
+
+def _text(value: int) -> str:
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def new_id(partition: int) -> str:
+    """Return a fresh UUIDv7 in *partition*; ids of one process sort by millisecond."""
+    ms = time.time_ns() // 1_000_000
+    rest = int.from_bytes(os.urandom(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
+    return _text((ms & 0xFFFF_FFFF_FFFF) << 80 | 0x7000 << 64 | partition << 64 | 0x8 << 60 | rest)
+
+
+def derived_id(partition: int, *parts: str) -> str:
+    """Return the UUIDv8 that *parts* always give in *partition*."""
+    digest = hashlib.blake2b("\x00".join(parts).encode(), digest_size=16, person=b"redurable-id").digest()
+    value = int.from_bytes(digest, "big")
+    value &= ~(0xFFFF << 64 | 0xC000_0000_0000_0000)
+    return _text(value | (0x8000 | partition) << 64 | 0x8000_0000_0000_0000)
+
+
+def partition_for(count: int, *parts: str) -> int:
+    """Return the partition that *parts* (a queue and a key) hash to, of *count*."""
+    if count == 1:
+        return 0
+    digest = hashlib.blake2b("\x00".join(parts).encode(), digest_size=4, person=b"redurable-pt").digest()
+    return int.from_bytes(digest, "big") % count
+
+
+def partition_of(intent_id: str) -> int:
+    """
+    Return the partition in *intent_id*.
+
+    Raises:
+        NotFound: It is not an intent id of ours.
+    """
+    if len(intent_id) == 36 and intent_id[14] in "78" and intent_id[8] == intent_id[13] == intent_id[18] == "-":
+        try:
+            return int(intent_id[15:18], 16)
+        except ValueError:
+            pass
+    raise NotFound(
+        f"{intent_id!r} is not an intent id", hint="ids look like 0192f0c1-2345-7000-8abc-0123456789ab (see send)"
+    )

@@ -1,0 +1,241 @@
+"""
+The cursor over a journal: entries in order, the calls that wait for them, and the mismatch between the two.
+
+A call's identity is (scope, name, n). Invariants:
+- entries take effect in order of seq, each once; `applied` entries have, the rest have not;
+- per scope the recorded identities come back in their recorded order (a scope is sequential); identities that the
+  caller named itself (`id=`) are free of that order, and so is everything inside a step (its body need not repeat);
+- a call whose scope gave it up (an `abandoned` mark) is never delivered and never started again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from redurable.errors import JournalMismatchError
+from redurable.model import (
+    CancelRequested,
+    Claimed,
+    Compensating,
+    Entry,
+    Reopened,
+    StepDone,
+    StepFailedEntry,
+    StepTried,
+    TimerFired,
+    TimerSet,
+)
+
+__all__ = ["ABANDONED", "ASKED", "DONE", "INSIDE", "RUNNING", "Call", "Cursor", "Identity"]
+
+Identity = tuple[str, str, int | str]
+INSIDE = ">"  # ends the part of a scope's path that names a step
+ASKED, RUNNING, DONE, ABANDONED = range(4)
+_IDENTIFIED = (StepDone, StepFailedEntry, StepTried, TimerSet, TimerFired)
+_ENDS = (StepDone, StepFailedEntry, TimerFired)
+
+
+class Call:
+    """A durable call that a scope has asked for and that waits for its entry, or for leave to start."""
+
+    __slots__ = ("code", "due", "entry", "finish", "future", "identity", "state", "tries", "value")
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.state = ASKED
+        self.tries = 0
+        self.due: int | None = None
+        self.entry: Any = None
+        self.value: Any = None
+        self.code = b""
+        self.future: Any = None
+        self.finish = False
+
+
+class Cursor:
+    """The journal of one attempt."""
+
+    def __init__(self) -> None:
+        self.applied = 0
+        self.last_at = 0
+        self.abandoned: set[Identity] = set()
+        self.cancels = False
+        self._entries: list[Entry | None] = []
+        self._raw_times: int = 0
+        self._order: dict[str, deque[Identity]] = {}
+        self._ahead: dict[Identity, int] = {}
+        self._inside: dict[Identity, list[Any]] = {}
+        self._calls: dict[Identity, Call] = {}
+        self._waiting: dict[Identity, Call] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every known entry has taken effect."""
+        return self.applied == len(self._entries)
+
+    @property
+    def calls(self) -> Iterable[Call]:
+        """The calls that were asked for and are not done."""
+        return self._waiting.values()
+
+    def load(self, entries: Iterable[Entry]) -> None:
+        """Take the recorded journal, before anything is asked. Voided entries stay in their places, without effect."""
+        known = list(entries)
+        voided = {seq for entry in known if isinstance(entry, Reopened) for seq in entry.voided}
+        for seq, entry in enumerate(known, 1):
+            self.extend(None if seq in voided else entry)
+
+    def extend(self, entry: Entry | None) -> None:
+        """Take one more entry at the end."""
+        self._entries.append(entry)
+        if isinstance(entry, CancelRequested):
+            self.cancels = True
+        if not isinstance(entry, _IDENTIFIED):
+            return
+        identity = (entry.scope, entry.name, entry.n)
+        for given_up in getattr(entry, "abandoned", ()):
+            self._abandon(tuple(given_up))
+        if INSIDE in entry.scope:
+            self._inside.setdefault(identity, []).append(entry)
+            return
+        if identity not in self._ahead and identity not in self._calls and identity not in self.abandoned:
+            self._order.setdefault(entry.scope, deque()).append(identity)
+        self._ahead[identity] = len(self._entries)
+
+    def append_own(self, entry: Entry) -> None:
+        """Take an entry that this attempt just recorded for a call it has asked: it is in order by construction."""
+        self._entries.append(entry)
+
+    def _abandon(self, identity: Any) -> None:
+        self.abandoned.add(identity)
+        order = self._order.get(identity[0])
+        if order and identity in order:
+            order.remove(identity)
+
+    def ask(self, identity: Identity) -> Call:
+        """
+        Register a call.
+
+        Raises:
+            JournalMismatchError: Its scope has another call recorded next.
+        """
+        call = Call(identity)
+        scope, _, n = identity
+        if INSIDE in scope:
+            self._recall(call)
+            return call
+        if identity not in self.abandoned and not isinstance(n, str):
+            order = self._order.get(scope)
+            if order:
+                while order and isinstance(order[0][2], str):
+                    order.popleft()  # named by the caller: found by name, whatever the order
+                if order and order[0] != identity:
+                    raise self._mismatch(order[0], identity)
+                if order:
+                    order.popleft()
+        if identity in self._calls:
+            raise JournalMismatchError(f"{_named(identity)} was called twice with the same id", asked=_named(identity))
+        self._calls[identity] = call
+        self._waiting[identity] = call
+        return call
+
+    def _recall(self, call: Call) -> None:
+        """Inside a step the journal is looked up, not followed."""
+        for entry in self._inside.get(call.identity, ()):
+            if isinstance(entry, StepTried):
+                call.tries, call.due = entry.tries, entry.due
+            elif isinstance(entry, TimerSet):
+                call.due = entry.due
+            else:
+                call.entry, call.state = entry, DONE
+
+    def give_up(self, call: Call) -> None:
+        """The call was cancelled and its scope goes on; its entry, should one come, has no effect."""
+        call.state = ABANDONED
+        self._waiting.pop(call.identity, None)
+
+    def finished(self, call: Call) -> None:
+        """The call is over without the cursor: inside a step, or on the short way of a handler of one scope."""
+        call.state = DONE
+        self._waiting.pop(call.identity, None)
+
+    def advance(self) -> tuple[str, Any]:
+        """
+        Apply the next entry and tell what it means.
+
+        Returns:
+            ("ready", call): the call's entry is reached, deliver it. ("noted", entry): nothing to wake.
+            ("cancel", entry), ("ending", entry): for the whole handler. ("held", entry): its call was not asked yet;
+            nothing was applied. ("end", None): the journal is applied to its end.
+        """
+        if self.applied == len(self._entries):
+            return "end", None
+        entry = self._entries[self.applied]
+        if isinstance(entry, _IDENTIFIED) and INSIDE not in entry.scope:
+            identity = (entry.scope, entry.name, entry.n)
+            call = self._calls.get(identity)
+            if call is None and identity not in self.abandoned:
+                return "held", entry
+            self._take(entry)
+            if call is None or call.state == ABANDONED or identity in self.abandoned:
+                return "noted", entry
+            if isinstance(entry, _ENDS):
+                call.entry, call.state = entry, DONE
+                self._waiting.pop(identity, None)
+                return "ready", call
+            if isinstance(entry, StepTried):
+                call.tries = entry.tries
+            call.due = entry.due
+            return "noted", entry
+        self._take(entry)
+        if isinstance(entry, CancelRequested):
+            return "cancel", entry
+        if isinstance(entry, Compensating):
+            return "ending", entry
+        return "noted", entry
+
+    def _take(self, entry: Any) -> None:
+        self.applied += 1
+        # a claim happens at another time on every run of the handler's past: it is not part of it
+        if entry is not None and not isinstance(entry, Claimed):
+            self.last_at = max(self.last_at, entry.at)
+
+    def startable(self) -> list[Call]:
+        """Return the calls that may start now: asked, without an entry, the journal applied to its end."""
+        if not self.exhausted:
+            return []
+        return [c for c in self._waiting.values() if c.state == ASKED and c.identity not in self.abandoned]
+
+    def has_entry(self, identity: Identity) -> bool:
+        """Whether an entry that ends or continues the call lies ahead."""
+        return self._ahead.get(identity, 0) > self.applied
+
+    def mismatch(self, entry: Any) -> JournalMismatchError:
+        """Return the error for a recorded entry that the handler, all at rest, does not ask for."""
+        asked = ", ".join(_named(c.identity) for c in self._waiting.values()) or "nothing"
+        recorded = _named((entry.scope, entry.name, entry.n))
+        return JournalMismatchError(
+            f"entry {self.applied + 1} of the journal is {recorded}, but the handler asks for {asked}",
+            seq=self.applied + 1,
+            recorded=recorded,
+            asked=asked,
+        )
+
+    def _mismatch(self, recorded: Identity, asked: Identity) -> JournalMismatchError:
+        seq = self._ahead.get(recorded, self.applied + 1)
+        return JournalMismatchError(
+            f"entry {seq} of the journal is {_named(recorded)}, but the handler now asks for {_named(asked)} there",
+            seq=seq,
+            recorded=_named(recorded),
+            asked=_named(asked),
+        )
+
+
+def _named(identity: Identity) -> str:
+    scope, name, n = identity
+    return f"{name}#{n}" + (f" of branch {scope}" if scope else "")

@@ -1,0 +1,290 @@
+"""
+The words of redurable as data: states, journal entries, outcomes, what is known of an intent.
+
+The state of an intent, with the script that walks each edge:
+
+    ─ schedule ─► CREATED ── fire ──┐
+    ─ submit ───────────────────► SUBMITTED ── claim ──► IN_PROGRESS ── settle ──► COMPLETED
+                                    ▲   ▲                 │  │  │                  FAILED
+                  release, recover ─┘   │                 │  │  │                  CANCELED
+                                        │                 │  │  └─ recover ─────►  TIMED_OUT
+                   wake, fire, cancel,  │                 │  │    (losses used up)
+                   expire               │    park, retry  │  │
+                                        └── WAITING ◄─────┘  └─ record, renew, checkpoint stay
+
+    cancel, expire    CREATED | SUBMITTED, never claimed -> CANCELED | TIMED_OUT
+                      else a `CancelRequested` entry, which the handler meets at its place in the journal
+    redrive           FAILED | CANCELED | TIMED_OUT -> SUBMITTED, its journal kept
+
+What holds in each state:
+    CREATED      a timer (`start`) leads on; no stream entry
+    SUBMITTED    `at` names its one live stream entry
+    IN_PROGRESS  `at` is pending for the worker in `fence`; nobody else may write
+    WAITING      a `reason`; a timer leads on; no stream entry, no process
+    final        an outcome; a place in a view by removal time; no entry, no timer
+DELIVERED is derived: SUBMITTED while the entry is pending for a worker that has not claimed it yet.
+"""
+
+from __future__ import annotations
+
+import traceback
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "AttemptFailed",
+    "CancelRequested",
+    "Claimed",
+    "Compensating",
+    "Entry",
+    "Envelope",
+    "ErrorInfo",
+    "IntentInfo",
+    "Outcome",
+    "Priority",
+    "Reason",
+    "Reopened",
+    "Status",
+    "StepDone",
+    "StepFailedEntry",
+    "StepTried",
+    "TimerFired",
+    "TimerSet",
+    "decode_entry",
+    "encode_entry",
+]
+
+
+class Status(StrEnum):
+    """The state of an intent."""
+
+    CREATED = "CREATED"
+    SUBMITTED = "SUBMITTED"
+    DELIVERED = "DELIVERED"
+    IN_PROGRESS = "IN_PROGRESS"
+    WAITING = "WAITING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+    TIMED_OUT = "TIMED_OUT"
+
+    @property
+    def final(self) -> bool:
+        """Whether the intent has ended."""
+        return self in _FINAL
+
+
+_FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.TIMED_OUT})
+
+
+class Reason(StrEnum):
+    """What a WAITING intent waits for."""
+
+    TIME = "TIME"
+    PROMISE = "PROMISE"
+    INTENT = "INTENT"
+    RETRY = "RETRY"
+    HUMAN = "HUMAN"
+
+
+class Priority(StrEnum):
+    """The order in which fresh intents of a queue are taken."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class ErrorInfo(msgspec.Struct, array_like=True, frozen=True):
+    """An exception as it is kept: class name, message, code, base classes, details, traceback text."""
+
+    type: str
+    message: str
+    code: str = ""
+    bases: tuple[str, ...] = ()
+    details: Any = None
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> ErrorInfo:
+        """Describe *error*; texts are cut so that an entry stays small."""
+        names = [f"{k.__module__}.{k.__qualname__}" for k in type(error).__mro__[:-1]]
+        details = getattr(error, "details", None)
+        try:
+            msgspec.msgpack.encode(details)
+        except Exception:
+            details = None  # an exception may carry anything; only what can be stored is kept
+        text = getattr(error, "message", None)
+        lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-12)
+        return cls(
+            type=names[0],
+            message=(text if isinstance(text, str) else str(error))[:4000],
+            code=getattr(error, "code", "") if isinstance(getattr(error, "code", ""), str) else "",
+            bases=tuple(names[1:]),
+            details=details,
+            traceback="".join(lines)[-8000:],
+        )
+
+
+class Envelope(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """
+    What a sender said, immutable.
+
+    *type* names the handler within its queue ("" = the only one); *payload* is MessagePack of its own.
+    """
+
+    type: str
+    payload: msgspec.Raw
+    labels: dict[str, str] = {}
+    idempotency_key: str = ""
+    trace: dict[str, str] = {}
+    parent: str = ""
+
+
+class Outcome(msgspec.Struct, array_like=True, frozen=True):
+    """How an intent ended: a result (MessagePack; nil if there is none), and an error unless COMPLETED."""
+
+    status: Status
+    result: msgspec.Raw = msgspec.Raw(b"\xc0")
+    error: ErrorInfo | None = None
+
+
+class _Call(msgspec.Struct, array_like=True):
+    """An entry of a durable call: (scope, name, n) is its identity, `at` its time in ms."""
+
+    scope: str
+    name: str
+    n: int | str
+    at: int
+
+
+class StepDone(_Call, tag=1):
+    """A step returned. `code` fingerprints its function; `abandoned` names calls its scope gave up before."""
+
+    code: bytes
+    value: msgspec.Raw
+    abandoned: list[tuple[str, str, int | str]] = []
+
+
+class StepFailedEntry(_Call, tag=2):
+    """A step failed for good after `tries` tries."""
+
+    code: bytes
+    error: ErrorInfo
+    tries: int
+    abandoned: list[tuple[str, str, int | str]] = []
+
+
+class StepTried(_Call, tag=3):
+    """Try number `tries` of a step failed; the next may start at `due` (ms)."""
+
+    error: ErrorInfo
+    tries: int
+    due: int
+
+
+class TimerSet(_Call, tag=4):
+    """A durable timer was asked for; it is due at `due` (ms)."""
+
+    due: int
+    abandoned: list[tuple[str, str, int | str]] = []
+
+
+class TimerFired(_Call, tag=5):
+    """A durable timer took effect."""
+
+
+class Claimed(msgspec.Struct, array_like=True, tag=6):
+    """The second or a later attempt began. Written by `claim`, numbers as decimal text."""
+
+    worker: str
+    python: str
+    attempt: str
+    epoch: str
+
+    @property
+    def at(self) -> int:
+        """Server time of the claim in ms."""
+        return int(self.epoch) // 1000
+
+
+class AttemptFailed(msgspec.Struct, array_like=True, tag=7):
+    """The handler raised; the next attempt may start at `due` (ms)."""
+
+    at: int
+    error: ErrorInfo
+    due: int
+
+
+class Reopened(msgspec.Struct, array_like=True, tag=8):
+    """An operator's retry; replay skips the entries whose seqs (1 = first) are `voided`."""
+
+    at: int
+    voided: list[int]
+
+
+class CancelRequested(msgspec.Struct, array_like=True, tag=9):
+    """Cancel (status CANCELED) or a passed deadline (TIMED_OUT), met by the handler at this place."""
+
+    at: int
+    status: Status
+    note: str = ""
+
+
+class Compensating(msgspec.Struct, array_like=True, tag=10):
+    """The handler is over; its undo work runs, then the intent ends with `status` and `error`."""
+
+    at: int
+    status: Status
+    error: ErrorInfo | None = None
+
+
+Entry = (
+    StepDone
+    | StepFailedEntry
+    | StepTried
+    | TimerSet
+    | TimerFired
+    | Claimed
+    | AttemptFailed
+    | Reopened
+    | CancelRequested
+    | Compensating
+)
+
+encode_entry = msgspec.msgpack.Encoder().encode
+decode_entry = msgspec.msgpack.Decoder(Entry).decode
+
+
+class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What is known of an intent at one moment. Times are ms since 1970 by the server's clock.
+
+    `step` is the last journaled step; `changed` names steps whose code changed since they were recorded.
+    """
+
+    id: str
+    queue: str
+    type: str
+    status: Status
+    reason: Reason | None = None
+    attempt: int = 0
+    losses: int = 0
+    priority: Priority = Priority.NORMAL
+    worker: str | None = None
+    version: str | None = None
+    created: int = 0
+    started: int | None = None
+    finished: int | None = None
+    start: int | None = None
+    wake: int | None = None
+    deadline: int | None = None
+    canceling: bool = False
+    entries: int = 0
+    step: str | None = None
+    changed: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    idempotency_key: str = ""
+    error: ErrorInfo | None = None

@@ -1,0 +1,375 @@
+"""
+One attempt at an intent, as one record through a straight pipe: prepare, lead, decide, end.
+
+    claimed ─► payload, journal ─► handler ─► how did it end? ─► settle | retry | (parked) | release | (lost)
+
+Invariants: exactly one of these ends an attempt; nothing is settled while an entry is on its way; a handler that was
+unwound, or swallowed a signal, is never settled by what it returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from redurable.clock import now_ms
+from redurable.codec import DEFAULT_LIMIT, NIL
+from redurable.errors import (
+    ConfigurationError,
+    Fenced,
+    IntentFailed,
+    JournalMismatchError,
+    SerialisationError,
+    StepFailed,
+    StoreError,
+    Suspended,
+    TerminalError,
+    UsageError,
+)
+from redurable.events import emit
+from redurable.journal.cursor import INSIDE, Cursor
+from redurable.model import (
+    AttemptFailed,
+    Compensating,
+    Envelope,
+    ErrorInfo,
+    Outcome,
+    Reason,
+    Status,
+    decode_entry,
+    encode_entry,
+)
+from redurable.runtime.bodies import in_thread
+from redurable.runtime.conductor import Conductor
+from redurable.runtime.handlers import HandlerSpec, Resources
+from redurable.runtime.recorder import Recorder
+from redurable.runtime.scope import Scope, scope_var
+from redurable.runtime.steps import StepSpec, perform
+from redurable.store.lease import Lease
+from redurable.store.store import KEEP_COMPLETED_MS, KEEP_OTHER_MS, pack_outcome
+from redurable.tasks import background
+
+__all__ = ["Attempt"]
+
+COMPENSATE_FOR = 600.0  # s
+# another attempt would only meet them again: they are in the journal, in the code or in the payload
+_FINAL = (StepFailed, IntentFailed, UsageError, ConfigurationError, SerialisationError, TerminalError)
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """Cursors of the attempt's long steps: what earlier tries kept, when the next write is allowed."""
+
+    values: dict[str, bytes] | None = None
+    next_write: dict[str, float] = field(default_factory=dict)
+
+
+class Attempt:
+    """
+    Runs *spec*'s handler under *lease*.
+
+    Args:
+        lease: The claimed intent.
+        envelope: What its sender said.
+        resources: What the process provides.
+        limit: The most bytes of a payload, result or entry.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        spec: HandlerSpec,
+        envelope: Envelope,
+        resources: Resources,
+        *,
+        limit: int = DEFAULT_LIMIT,
+    ) -> None:
+        self.lease = lease
+        self.spec = spec
+        self.envelope = envelope
+        self.type = spec.type
+        self.labels = envelope.labels
+        self.limit = limit
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self.compensations: list[tuple[Callable[..., Any], Any, Any]] = []
+        self.checkpoints = Checkpoints()
+        self.task: asyncio.Task[None] | None = None
+        self.ended = ""
+        self._resources = resources
+        self._changed: list[str] = []
+        self._parking = False
+        self._parked = False
+        self._cursor = Cursor()
+        self.recorder = Recorder(lease, self._cursor, self._news, self.lost, limit)
+        self.main = Scope(self, "")
+        self.conductor = Conductor(self.main, self._cursor, self.recorder, self._park_soon)
+
+    # --- what the worker uses -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run to the attempt's end; `ended` tells how: a final status, or retry, parked, released, lost."""
+        self.task = asyncio.current_task()
+        scope_var.set(self.main)
+        emit("attempt.started", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt)
+        try:
+            self.ended = await self._pipe()
+        except StoreError as error:
+            emit("attempt.store_error", intent=self.lease.id, error=error)
+            self.ended = await self._release()
+        finally:
+            self.conductor.over = True
+            self._cancel_leftovers()
+            emit("attempt.ended", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt,
+                 ended=self.ended, age=now_ms() - self.lease.created)  # fmt: skip
+
+    def hint(self) -> None:
+        """Something was appended to the journal from outside."""
+        self.recorder.sync()
+
+    def lost(self, word: str) -> None:
+        """The store refuses this owner: unwind, write nothing more."""
+        if self.recorder.lost is None:
+            self.recorder.lost = word
+        emit("attempt.fenced", intent=self.lease.id, attempt=self.lease.attempt, word=word)
+        self.conductor.unwind(Fenced(f"the attempt lost its intent ({word})"))
+
+    def drain(self) -> None:
+        """Let the steps in flight end, then hand the intent back."""
+        self.conductor.drain()
+
+    def unwind(self) -> None:
+        """Hand the intent back now."""
+        self.conductor.unwind(Suspended("the worker stops"))
+
+    def step_changed(self, name: str, n: int | str) -> None:
+        """A recorded result is replayed under other code than recorded it."""
+        policy = self.spec.on_code_change
+        if policy == "ignore":
+            return
+        emit("step.code_changed", intent=self.lease.id, step=name, n=n)
+        if name not in self._changed:
+            self._changed.append(name)
+            self.lease.note("changed", ",".join(self._changed))
+        if policy == "hold":
+            error = JournalMismatchError(f"the code of step {name!r} changed since its result was recorded")
+            self.conductor.unwind(error)
+            raise error
+
+    # --- the pipe ---------------------------------------------------------------------------------------------------
+
+    async def _pipe(self) -> str:
+        lease = self.lease
+        try:
+            arguments = self.spec.bind(self.envelope.payload)
+            arguments |= await self._resources.provide(self.spec)
+        except Exception as error:  # a payload that does not fit, or a dependency that could not be made
+            if isinstance(error, SerialisationError | msgspec.DecodeError):
+                return await self._settle(Status.FAILED, error=ErrorInfo.of(error))
+            self._cursor.load(decode_entry(raw) for raw in lease.entries)
+            return await self._retry_or_fail(error)
+        if lease.entries:
+            self._cursor.load([decode_entry(raw) for raw in lease.entries])
+            if len(self._cursor) < lease.base:
+                # the claim's answer was full: the rest of a long journal
+                for raw in await lease.read(len(self._cursor)):
+                    self._cursor.extend(decode_entry(raw))
+            lease.entries = []
+        self._cursor.last_at = self._cursor.last_at or lease.started
+        self.conductor.begin()
+        value, error = None, None
+        try:
+            value = await self._lead(arguments)
+        except (Exception, asyncio.CancelledError, JournalMismatchError) as raised:
+            error = raised
+        except (KeyboardInterrupt, SystemExit) as raised:
+            # of user code: the process's own signals do not come this way
+            error = RuntimeError(f"the handler raised {type(raised).__name__}")
+        self._calm()
+        return await self._decide(value, error)
+
+    async def _lead(self, arguments: dict[str, Any]) -> Any:
+        spec = self.spec
+        if not spec.is_async:
+            return await in_thread(self.main, spec.function, (), arguments)
+        self.main.task = self.task
+        if spec.attempt_timeout is None:
+            return await spec.function(**arguments)
+        async with asyncio.timeout(spec.attempt_timeout):
+            return await spec.function(**arguments)
+
+    def _calm(self) -> None:
+        """Forget cancellations that were meant for the handler."""
+        self.main.task = None
+        task = asyncio.current_task()
+        while task is not None and task.cancelling():
+            task.uncancel()
+
+    async def _decide(self, value: Any, error: BaseException | None) -> str:
+        conductor = self.conductor
+        signal = conductor.signal
+        conductor.over = True
+        await self.recorder.settled()
+        if self._parked:
+            return "parked"
+        if self.recorder.lost is not None:
+            return await self._after_loss()
+        if conductor.ending is not None:
+            ending = conductor.ending
+            return await self._compensate(ending.status, ending.error)
+        if isinstance(signal, JournalMismatchError):
+            return await self._retry_or_fail(signal)
+        if signal is not None:
+            return await self._release()
+        if conductor.canceled and conductor.canceling is not None:
+            status = conductor.canceling.status
+            code = "CANCELED" if status is Status.CANCELED else "DEADLINE"
+            info = ErrorInfo(type=f"redurable.{code}", message=conductor.canceling.note or code.lower(), code=code)
+            return await self._compensate(status, info)
+        if error is not None:
+            return await self._retry_or_fail(error)
+        skipped = self._skipped()
+        if skipped is not None:
+            return await self._retry_or_fail(skipped)
+        try:
+            data, _ = self.spec.result.settle(value, f"the result of {self.spec.name}", self.limit)
+        except SerialisationError as refused:
+            return await self._retry_or_fail(refused)
+        return await self._settle(Status.COMPLETED, data)
+
+    def _skipped(self) -> JournalMismatchError | None:
+        """A handler that returned without asking for what its journal holds runs other code than wrote it."""
+        cursor = self._cursor
+        open_paths = {s.path for s in self.conductor.scopes if s is not self.main}
+        while not cursor.exhausted:
+            kind, what = cursor.advance()
+            if kind != "held":
+                continue
+            if what.scope in open_paths and INSIDE not in what.scope:
+                return None  # a branch that the handler did not wait for
+            return cursor.mismatch(what)
+        return None
+
+    async def _retry_or_fail(self, error: BaseException) -> str:
+        """An attempt raised: another follows by the handler's policy, or the intent fails."""
+        failures = sum(isinstance(decode_entry(e), AttemptFailed) for e in await self._fresh_entries())
+        delay = None
+        if not isinstance(error, _FINAL):
+            delay = self.spec.retry.delay(failures + 1, error)
+        info = ErrorInfo.of(error)
+        emit("handler.failed", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt,
+             retry_in=delay, error=error)  # fmt: skip
+        if delay is None:
+            return await self._compensate(Status.FAILED, info)
+        entry = encode_entry(AttemptFailed(now_ms(), info, now_ms() + int(delay * 1000)))
+        word = await self.lease.retry(len(self._cursor), int(delay * 1000), entry)
+        return "retry" if word == b"OK" else await self._refused(word)
+
+    async def _fresh_entries(self) -> list[bytes]:
+        """The journal since the last operator's retry."""
+        entries: list[bytes] = await self.lease.read(0) if self.lease.attempt > 1 else []
+        for index in range(len(entries) - 1, -1, -1):
+            if entries[index][1:2] == b"\x08":  # Reopened's tag
+                return entries[index:]
+        return entries
+
+    async def _compensate(self, status: Status, error: ErrorInfo | None) -> str:
+        """Undo what was registered, the last first, then end with *status*."""
+        if self.compensations:
+            if self.conductor.ending is None:
+                await self.recorder.append(Compensating(now_ms(), status, error))
+                self._cursor.applied = len(self._cursor)
+            scope = Scope(self, "compensate")
+            scope.task = None
+            self.conductor = Conductor(scope, self._cursor, self.recorder, self._park_soon)
+            self.conductor.begin()
+            scope_var.set(scope)
+            scope.task = asyncio.current_task()
+            try:
+                async with asyncio.timeout(COMPENSATE_FOR):
+                    await self._undo(scope)
+            except TimeoutError:
+                emit("compensation.timed_out", intent=self.lease.id)
+            except (asyncio.CancelledError, JournalMismatchError):
+                if self.conductor.signal is None:
+                    raise
+            self._calm()
+            scope.task = None
+            self.conductor.over = True
+            await self.recorder.settled()
+            if self._parked:
+                return "parked"
+            if self.recorder.lost is not None:
+                return await self._after_loss()
+            if self.conductor.signal is not None:
+                return await self._release()
+        return await self._settle(status, error=error)
+
+    async def _undo(self, scope: Scope) -> None:
+        for function, args, kwargs in reversed(self.compensations):
+            spec = StepSpec(getattr(function, "__wrapped__", function), name=getattr(function, "__name__", None))
+            try:
+                await perform(scope, spec, spec.number(scope, args, kwargs), args, kwargs)
+            except StepFailed as failure:
+                emit("compensation.failed", intent=self.lease.id, step=spec.name, error=failure)
+
+    # --- ways to end --------------------------------------------------------------------------------------------------
+
+    async def _settle(self, status: Status, data: bytes = NIL, error: ErrorInfo | None = None) -> str:
+        await self.recorder.settled()
+        outcome = Outcome(status, msgspec.Raw(data), error)
+        if status is Status.COMPLETED:
+            keep = KEEP_COMPLETED_MS if self.spec.retention is None else int(self.spec.retention * 1000)
+        else:
+            keep = KEEP_OTHER_MS
+        word = await self.lease.settle(status.value, pack_outcome(outcome), keep)
+        return status.value if word == b"OK" else await self._refused(word)
+
+    async def _refused(self, word: bytes) -> str:
+        self.lost(word.decode())
+        return await self._after_loss()
+
+    async def _after_loss(self) -> str:
+        """Fenced: another owns it. A journal that went back: hand it over, uncounted, to be replayed as it is."""
+        if self.recorder.lost in ("FENCED", "WRONG_STATE", "NOT_FOUND", "LOST"):
+            return "lost"
+        await self._release()
+        return "lost"
+
+    async def _release(self) -> str:
+        try:
+            word = await self.lease.release()
+        except StoreError:
+            return "lost"  # recovery finds it
+        return "released" if word == b"OK" else "lost"
+
+    def _park_soon(self, due: int, retry: bool) -> None:
+        if not self._parking:
+            self._parking = True
+            background(self._park(due, Reason.RETRY if retry else Reason.TIME))
+
+    async def _park(self, due: int, reason: Reason) -> None:
+        try:
+            word = await self.lease.park(len(self._cursor), reason.value, due)
+        finally:
+            self._parking = False
+        if word == b"OK":
+            self._parked = True
+            self.conductor.unwind(Suspended("the intent waits"))
+        elif word == b"NEWS":
+            self.recorder.sync()
+        else:
+            self.lost(word.decode())
+
+    def _news(self) -> None:
+        self.conductor.news()
+
+    def _cancel_leftovers(self) -> None:
+        for scope in self.conductor.scopes:
+            if scope.task is not None and scope.durable and scope.task is not self.task:
+                scope.task.cancel()

@@ -1,0 +1,132 @@
+"""
+Running the body of a step: on the loop, in a thread, in a spawned process; with its time limit.
+
+Thread bodies keep their scope (`current()`, `checkpoint` and nested steps work in them). Process bodies are plain
+functions in spawned children without our sockets; their arguments and results go by codec. Nothing here records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import functools
+import importlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures.process import BrokenProcessPool
+from contextvars import Context
+from typing import Any, TypeVar
+
+import msgspec
+
+from redurable.codec import encode, typed
+from redurable.errors import ConfigurationError, StepProcessLost
+from redurable.runtime.scope import Scope
+from redurable.tasks import background
+
+__all__ = ["close_pools", "in_process", "in_thread", "on_loop", "thread_pool"]
+
+T = TypeVar("T")
+_threads: concurrent.futures.ThreadPoolExecutor | None = None
+_processes: concurrent.futures.ProcessPoolExecutor | None = None
+
+
+def thread_pool(size: int | None = None) -> concurrent.futures.ThreadPoolExecutor:
+    """Return the process's pool for sync handlers and thread steps; the first caller sets its size."""
+    global _threads
+    if _threads is None:
+        _threads = concurrent.futures.ThreadPoolExecutor(size or 64, thread_name_prefix="redurable-body")
+    return _threads
+
+
+def close_pools() -> None:
+    """End the pools without waiting for what still runs in them."""
+    global _threads, _processes
+    if _threads is not None:
+        _threads.shutdown(wait=False, cancel_futures=True)
+    if _processes is not None:
+        _processes.shutdown(wait=False, cancel_futures=True)
+    _threads = _processes = None
+
+
+async def in_thread(scope: Scope, function: Callable[..., T], args: Any, kwargs: Any) -> T:
+    """Run *function* in a thread that may make synchronous durable calls for *scope*."""
+    context = contextvars.copy_context()
+
+    def run() -> T:
+        before, scope.thread = scope.thread, threading.get_ident()
+        try:
+            return context.run(function, *args, **kwargs)
+        finally:
+            scope.thread = before
+
+    return await asyncio.get_running_loop().run_in_executor(thread_pool(), run)
+
+
+def on_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
+    """From a thread: run *coroutine* on *loop* and return its result; signals pass through as they are."""
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    async def carry() -> None:
+        try:
+            done.set_result(await coroutine)
+        except BaseException as error:
+            # the waiting thread raises it; nothing is left to tell this task's own waiter
+            done.set_exception(error)
+
+    loop.call_soon_threadsafe(lambda: background(carry(), "durable call of a thread"), context=Context())
+    return done.result()
+
+
+def _callee(module: str, qualname: str) -> Any:
+    target: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        target = getattr(target, part)
+    # a step's public name is its wrapper
+    return getattr(target, "__wrapped__", target)
+
+
+def _child(module: str, qualname: str, data: bytes) -> bytes:
+    args, kwargs = msgspec.msgpack.decode(data)
+    return encode(_callee(module, qualname)(*args, **kwargs), f"the result of {qualname}", 1 << 30)
+
+
+def _quiet() -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+async def in_process(function: Callable[..., Any], args: Any, kwargs: Any, annotation: Any) -> Any:
+    """
+    Run *function* in a spawned process.
+
+    Raises:
+        ConfigurationError: It cannot be found by module and name there (a lambda, a local function).
+        StepProcessLost: The process died; other bodies of the pool are told the same.
+    """
+    global _processes
+    module, qualname = function.__module__, function.__qualname__
+    if "<" in qualname or module == "__main__":
+        raise ConfigurationError(
+            f"{module}.{qualname} cannot run in a process: it is not importable by name",
+            code="BAD_HANDLER",
+            hint="move it to the top level of a module",
+        )
+    data = encode([args, kwargs], f"the arguments of {qualname}", 1 << 30)
+    if _processes is None:
+        _processes = concurrent.futures.ProcessPoolExecutor(
+            max(1, os.cpu_count() or 1), multiprocessing.get_context("spawn"), initializer=_quiet
+        )
+    pool = _processes
+    loop = asyncio.get_running_loop()
+    try:
+        result = await loop.run_in_executor(pool, functools.partial(_child, module, qualname, data))
+    except BrokenProcessPool as error:
+        if _processes is pool:
+            _processes = None
+        raise StepProcessLost(f"the process that ran {qualname} died") from error
+    return typed(annotation).decode(result, f"the result of {qualname}")

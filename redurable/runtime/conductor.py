@@ -1,0 +1,431 @@
+"""
+The conductor of one attempt: it decides when entries take effect, calls start, and the handler is unwound.
+
+Three gaits, one rule (an entry takes effect in its order, at rest):
+- *fast*: one scope, the journal applied to its end, nothing from outside. A step needs neither call nor cursor.
+- *single*: one scope that replays or waits. It has one waiter at most, so no rest has to be awaited.
+- *branched*: from the first child task on. An entry takes effect once every task was blocked for QUIET_TURNS turns.
+
+Invariants: after `unwind` every durable call raises the same signal, no body starts, nothing is recorded that was not
+under way; a cancel takes effect at its place in the journal, after the steps in flight there have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from redurable.clock import monotonic, now_ms
+from redurable.errors import JournalMismatchError, Suspended
+from redurable.events import emit
+from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity
+from redurable.journal.rest import QUIET_TURNS, is_blocked, waits_durably, where
+from redurable.model import CancelRequested, Compensating, Entry, StepTried, TimerSet
+from redurable.runtime.recorder import Recorder
+from redurable.runtime.scope import Scope
+from redurable.tasks import later, soon
+
+__all__ = ["Conductor"]
+
+SHORT = 1.0  # s; a wait under this stays in the process
+_HOLD = 0.02
+_LONG = 5.0
+
+
+class Conductor:
+    """
+    Drives one handler.
+
+    Args:
+        main: The main scope.
+        cursor, recorder: The journal and the way into it.
+        on_park: Called with the earliest due time (ms) and whether it is a retry's, when nothing but timers is left.
+    """
+
+    def __init__(
+        self, main: Scope, cursor: Cursor, recorder: Recorder, on_park: Callable[[int, bool], None]
+    ) -> None:
+        self.main = main
+        self.cursor = cursor
+        self.recorder = recorder
+        self.fast = False
+        self.branched = False
+        self.draining = False
+        self.quiet_turns = QUIET_TURNS
+        self.signal: BaseException | None = None
+        self.ending: Compensating | None = None
+        self.canceling: CancelRequested | None = None
+        self.canceled = False  # the cancel has been delivered
+        self.over = False
+        self.on_unwound: Callable[[], None] | None = None
+        self.scopes: set[Scope] = {main}
+        self._loop = asyncio.get_running_loop()
+        self._on_park = on_park
+        self._futures: set[asyncio.Future[None]] = set()
+        self._finishing: set[Identity] | None = None
+        self._bodies: set[Call] = set()
+        self._pumping = False
+        self._quiet = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._held_since: float | None = None
+        self._fast_call: Call | None = None
+
+    # --- what calls use -----------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start with the loaded journal."""
+        if self.cursor.cancels:
+            self.branched = True
+        while not self.branched and not self.cursor.exhausted:
+            before = self.cursor.applied
+            kind, _ = self.cursor.advance()
+            if kind == "held" or self.cursor.applied == before:
+                break
+            if kind == "ending":
+                self.cursor.applied = before
+                self.branched = True
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self.fast = (
+            not self.branched
+            and not self.draining
+            and self.signal is None
+            and self.canceling is None
+            and not self._futures
+            and self.cursor.exhausted
+        )
+
+    def check(self) -> None:
+        """Raise the signal of an attempt that is being unwound."""
+        if self.signal is not None:
+            raise self.signal
+        if self.over:
+            raise Suspended("the attempt is over")
+
+    def ask(self, scope: Scope, identity: Identity) -> Call:
+        """Register a call of *scope*; see `Cursor.ask`."""
+        self.check()
+        if self.draining:
+            self._unwind_when_idle()
+            raise self.signal or Suspended("draining")
+        self.leave_fast()
+        scope.durable = True
+        try:
+            return self.cursor.ask(identity)
+        except JournalMismatchError as error:
+            self.unwind(error)
+            raise
+
+    def leave_fast(self) -> None:
+        """Go on in the general way; a step on the short way becomes a call like any other."""
+        if self.fast:
+            self.fast = False
+            if self.main.step is not None and INSIDE not in self.main.path:
+                self._fast_call = self.cursor.ask((self.main.path, *self.main.step))
+                self._fast_call.state = RUNNING
+                self._fast_call.finish = True
+                self._bodies.add(self._fast_call)
+
+    def take_fast_call(self) -> Call:
+        """Return the call that the step on the short way has become."""
+        call, self._fast_call = self._fast_call, None
+        assert call is not None
+        return call
+
+    async def wait(self, scope: Scope, call: Call) -> None:
+        """Return when the call's entry has been delivered (DONE), or when it may start (RUNNING)."""
+        if call.state == DONE:
+            return
+        self.check()
+        inside = INSIDE in call.identity[0]
+        if inside and call.state == ASKED:
+            delay = (call.due - now_ms()) / 1000 if call.due is not None else 0.0
+            if delay > 0:
+                await asyncio.sleep(delay)
+            self.check()
+            call.state = RUNNING
+            return
+        future: asyncio.Future[None] = self._loop.create_future()
+        call.future = future
+        self._futures.add(future)
+        scope.waiting = True
+        try:
+            self.kick()
+            await future
+        except asyncio.CancelledError:
+            if self.signal is None:
+                self.give_up(scope, call)
+            raise
+        finally:
+            scope.waiting = False
+            call.future = None
+            self._futures.discard(future)
+        if call.state == DONE and not self.branched:
+            self._refresh()
+
+    def give_up(self, scope: Scope, call: Call) -> None:
+        """The call was cancelled and its scope goes on: the scope's next record says so."""
+        if call.state in (DONE, ABANDONED):
+            return
+        self.cursor.give_up(call)
+        self._bodies.discard(call)
+        if INSIDE not in call.identity[0]:
+            scope.abandoned.append(call.identity)
+        self._finished(call)
+
+    def started(self, call: Call) -> None:
+        """A body runs for *call*."""
+        self._bodies.add(call)
+
+    async def record(self, scope: Scope, call: Call, entry: Any) -> None:
+        """Append *entry* for a running call; an entry that ends it takes effect at its place, await `wait` for that."""
+        self.check()
+        if scope.abandoned and hasattr(entry, "abandoned"):
+            entry.abandoned, scope.abandoned = scope.abandoned, []
+        future = self.recorder.append(entry)
+        inside = INSIDE in entry.scope
+        try:
+            await future
+        except asyncio.CancelledError:
+            self._bodies.discard(call)
+            if self.signal is None and not inside:
+                self.give_up(scope, call)
+            raise
+        self._bodies.discard(call)
+        if inside:
+            call.entry = entry
+        if isinstance(entry, StepTried | TimerSet):
+            if isinstance(entry, StepTried):
+                call.tries = entry.tries
+            call.due = entry.due
+            call.state = ASKED
+            self._finished(call)
+        elif inside:
+            call.state = DONE
+        if self.draining:
+            self._unwind_when_idle()
+        self.check()
+
+    # --- what the world does to it --------------------------------------------------------------------------------
+
+    def adopt(self, scope: Scope) -> None:
+        """A child task was started in the handler."""
+        self.scopes.add(scope)
+        if INSIDE not in scope.path:
+            self.leave_fast()
+            self.branched = True
+
+    def departed(self, scope: Scope) -> None:
+        """A child task is over."""
+        self.scopes.discard(scope)
+        if self._futures or self._timer is not None:
+            self.kick()
+
+    def news(self) -> None:
+        """Entries came from outside."""
+        self.leave_fast()
+        self.branched = True
+        self.kick()
+
+    def unwind(self, signal: BaseException) -> None:
+        """End the attempt: every durable call raises *signal* from now on, and what waits is woken with it."""
+        if self.signal is not None or self.over:
+            return
+        self.signal = signal
+        self.fast = False
+        if self._timer is not None:
+            self._timer.cancel()
+        futures = list(self._futures)
+        for future in futures:
+            if not future.done():
+                future.set_exception(signal)
+        running = asyncio.current_task()
+        for scope in list(self.scopes):
+            task = scope.task
+            if task is None or task.done() or task is running or not (scope.durable or scope is self.main):
+                continue
+            if getattr(task, "_fut_waiter", None) not in futures:
+                task.cancel()
+        if self.on_unwound is not None:
+            self.on_unwound()
+
+    def drain(self) -> None:
+        """Start nothing more; unwind once the steps in flight are recorded."""
+        self.leave_fast()
+        self.draining = True
+        self._unwind_when_idle()
+
+    def _unwind_when_idle(self) -> None:
+        if not self._bodies and not (self.main.step is not None) and self.recorder.idle:
+            self.unwind(Suspended("the worker is draining"))
+
+    def kick(self) -> None:
+        """Look whether something can take effect."""
+        if not self.branched:
+            while self._advance():
+                pass
+        elif not self._pumping:
+            self._pumping = True
+            self._quiet = 0
+            soon(self._loop, self._turn)
+
+    def _turn(self) -> None:
+        if self.over or self.signal is not None:
+            self._pumping = False
+            return
+        if not all(self._rests(scope) for scope in self.scopes):
+            self._quiet = 0
+            if any(s.task is None and not s.waiting and s.step is None for s in self.scopes):
+                later(self._loop, 0.001, self._turn)  # a thread is at work
+            else:
+                soon(self._loop, self._turn)
+            return
+        self._quiet += 1
+        if self._quiet < self.quiet_turns:
+            soon(self._loop, self._turn)
+            return
+        self._quiet = 0
+        if self._advance():
+            soon(self._loop, self._turn)
+        else:
+            self._pumping = False
+
+    def _rests(self, scope: Scope) -> bool:
+        if scope.inside:
+            return True
+        if scope.task is None:
+            return scope.waiting
+        return is_blocked(scope.task)
+
+    def _advance(self) -> bool:
+        """Let one thing take effect; whether to look again."""
+        kind, what = self.cursor.advance()
+        if kind == "noted":
+            call = self._call_of(what)
+            if call is not None:
+                self._finished(call)
+            return True
+        self._held_since = self._held_since if kind == "held" else None
+        if kind == "ready":
+            self._deliver(what)
+            return self.branched
+        if kind == "cancel":
+            self._begin_cancel(what)
+            return True
+        if kind == "ending":
+            self.ending = what
+            self.unwind(Suspended("the handler has ended; its compensation runs"))
+            return False
+        if kind == "held":
+            self._hold(what)
+            return False
+        return self._at_end()
+
+    def _call_of(self, entry: Entry | None) -> Call | None:
+        if isinstance(entry, StepTried):
+            return next((c for c in self.cursor.calls if c.identity == (entry.scope, entry.name, entry.n)), None)
+        return None
+
+    def _deliver(self, call: Call) -> None:
+        self._bodies.discard(call)
+        if call.future is not None and not call.future.done():
+            call.future.set_result(None)
+        self._finished(call)
+
+    def _hold(self, entry: Any) -> None:
+        """The next entry's call has not been asked for: something foreign must happen first, or the code differs."""
+        foreign = [s for s in self.scopes if not self._durable(s)] if self.branched else []
+        # a call that was given up before waits until the handler gives it up again, by a timer of the process
+        given_up = any(c.identity in self.cursor.abandoned for c in self.cursor.calls)
+        if not foreign and not given_up:
+            if not self._futures and not self.branched:
+                return  # nothing is asked yet
+            self.unwind(self.cursor.mismatch(entry))
+            return
+        now = monotonic()
+        self._held_since = self._held_since or now
+        if now - self._held_since > _LONG:
+            self._held_since = float("inf")
+            places = [where(s.task) for s in foreign if s.task is not None]
+            emit("handler.foreign_wait", intent=self.recorder.lease.id, where=places, entry=entry.name)
+        later(self._loop, _HOLD, self.kick)
+
+    def _durable(self, scope: Scope) -> bool:
+        if scope.task is None:
+            return scope.waiting
+        if scope.task.done():
+            return True
+        if scope.step is not None:
+            return False  # a body is at work, and what it does may wake others
+        return waits_durably(scope.task, self._futures)
+
+    def _at_end(self) -> bool:
+        """The journal is applied to its end: what was asked for may start; else wait for the clock, or park."""
+        if self._finishing:
+            return False
+        now = now_ms()
+        due: list[tuple[int, Call]] = []
+        started = False
+        for call in self.cursor.startable():
+            if call.future is None or call.future.done():
+                continue
+            if call.due is not None and call.due > now:
+                due.append((call.due, call))
+                continue
+            call.state = RUNNING
+            self._bodies.add(call)
+            call.future.set_result(None)
+            started = True
+        if started or not due:
+            return False
+        first = min(at for at, _ in due)
+        if first - now >= SHORT * 1000 and self._parkable():
+            self._on_park(first, any(call.tries for _, call in due))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = later(self._loop, (first - now) / 1000, self.kick)
+        return False
+
+    def _parkable(self) -> bool:
+        """Whether nothing is left but durable waits: no body, no record, no foreign wait, no process timer."""
+        if self._bodies or not self.recorder.idle or self.draining or self.main.step is not None:
+            return False
+        clock = self._loop.time()
+        for scope in self.scopes:
+            if not (scope.durable or scope is self.main):
+                continue
+            scope.timers[:] = [t for t in scope.timers if not t.cancelled() and t.when() > clock]
+            if scope.timers or not self._durable(scope):
+                return False
+        return True
+
+    # --- cancel ----------------------------------------------------------------------------------------------------
+
+    def _begin_cancel(self, entry: CancelRequested) -> None:
+        self.canceling = entry
+        running = {c.identity for c in self._bodies if c.finish and INSIDE not in c.identity[0]}
+        recorded = {c.identity for c in self.cursor.calls if c.finish and self.cursor.has_entry(c.identity)}
+        self._finishing = running | recorded
+        if not self._finishing:
+            self._deliver_cancel()
+
+    def _finished(self, call: Call) -> None:
+        if self._finishing is not None:
+            self._finishing.discard(call.identity)
+            if not self._finishing:
+                self._deliver_cancel()
+
+    def _deliver_cancel(self) -> None:
+        self._finishing = None
+        if self.canceled or self.over:
+            return
+        self.canceled = True
+        if self.main.task is not None and self.main.thread is None:
+            self.main.task.cancel()
+        else:
+            for call in list(self.cursor.calls):
+                if call.future is not None and not call.future.done():
+                    call.future.cancel()
+        self.kick()

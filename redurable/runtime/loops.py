@@ -1,0 +1,83 @@
+"""
+The event loop of a worker: every task started inside a handler becomes a scope, every timer it arms is seen.
+
+uvloop is used where it is installed. The timers matter for parking only: a handler whose own tasks wait for the
+process's clock (asyncio.timeout, wait_for, sleep) stays in the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any
+
+from redurable.runtime.scope import scope_var
+
+__all__ = ["install", "new_event_loop", "task_factory"]
+
+
+def _noted(handle: Any, context: Context | None) -> Any:
+    scope = scope_var.get() if context is None else context.get(scope_var)
+    if scope is not None and not scope.inside:
+        timers = scope.timers
+        if len(timers) > 64:
+            timers[:] = [t for t in timers if not t.cancelled()]
+        timers.append(handle)
+    return handle
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle: asyncio.TimerHandle = _noted(super().call_at(when, callback, *args, context=context), context)
+        return handle
+
+
+def new_event_loop(uv: bool | None = None) -> asyncio.AbstractEventLoop:
+    """Return a worker's loop: uvloop's if *uv*, asyncio's if not, the faster one at hand if None."""
+    loop: asyncio.AbstractEventLoop
+    if uv is not False:
+        try:
+            import uvloop
+        except ImportError:
+            if uv:
+                raise
+        else:
+
+            class UvLoop(uvloop.Loop):
+                def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
+                    return _noted(super().call_later(delay, callback, *args, context=context), context)
+
+            loop = UvLoop()
+            install(loop)
+            return loop
+    loop = _Loop()
+    install(loop)
+    return loop
+
+
+def install(loop: asyncio.AbstractEventLoop) -> None:
+    """Make *loop* name the branches of handlers."""
+    loop.set_task_factory(task_factory)
+
+
+def task_factory(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+) -> asyncio.Task[Any]:
+    """Make a task; inside a handler it is a scope of its own, named after its parent and its coroutine."""
+    context: Context | None = options.pop("context", None)
+    scope = scope_var.get() if context is None else context.get(scope_var)
+    if scope is None or scope.attempt.conductor.over:
+        return asyncio.Task(coroutine, loop=loop, context=context, **options)
+    child = scope.child(getattr(coroutine, "__qualname__", type(coroutine).__qualname__))
+    # a copy: a context that the caller shares between tasks must not share the scope
+    context = copy_context() if context is None else context.copy()
+    context.run(scope_var.set, child)
+    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context, **options)
+    conductor = scope.attempt.conductor
+    child.task = task
+    conductor.adopt(child)
+    task.add_done_callback(lambda _: conductor.departed(child), context=Context())
+    return task

@@ -1,0 +1,168 @@
+"""
+The recorder: one attempt's way into the journal, in order, one call under way at a time.
+
+What comes while a call is out leaves together with the next one, so order needs no other care and branches that end
+together share a script call. Invariants: `lease.k` counts what the server acknowledged; the cursor is extended in the
+order of seqs, with whatever came from outside fetched and put in its place; a future given by `append` ends once its
+entry is in the journal, whatever happens to the task that waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from redurable.errors import Fenced, PayloadTooLarge
+from redurable.journal.cursor import Cursor
+from redurable.model import Entry, decode_entry, encode_entry
+from redurable.store.lease import Lease
+from redurable.tasks import background
+
+__all__ = ["Recorder"]
+
+_MOST = 400  # entries in one call
+
+
+class Recorder:
+    """
+    Appends for one lease.
+
+    Args:
+        lease: The ownership under which is written.
+        cursor: The journal to extend.
+        on_news: Called when entries came that this attempt did not write.
+        on_lost: Called once with a word when the store refuses this owner (FENCED, WRONG_STATE, REGRESSED, ...).
+        limit: The most bytes that one entry may have.
+    """
+
+    __slots__ = ("_flying", "_limit", "_loop", "_on_lost", "_on_news", "_queue", "_syncing", "cursor", "lease", "lost")
+
+    def __init__(
+        self,
+        lease: Lease,
+        cursor: Cursor,
+        on_news: Callable[[], None],
+        on_lost: Callable[[str], None],
+        limit: int,
+    ) -> None:
+        self.lease = lease
+        self.cursor = cursor
+        self.lost: str | None = None
+        self._loop = asyncio.get_running_loop()
+        self._on_news = on_news
+        self._on_lost = on_lost
+        self._limit = limit
+        self._flying: list[tuple[Entry, asyncio.Future[None], bytes]] = []
+        self._queue: list[tuple[Entry, asyncio.Future[None], bytes]] = []
+        self._syncing: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way to the journal."""
+        return not self._flying and not self._queue and self._syncing is None
+
+    def append(self, entry: Entry) -> asyncio.Future[None]:
+        """
+        Record *entry*.
+
+        Raises:
+            PayloadTooLarge: Nothing was recorded.
+            Fenced: (from the future) this attempt no longer owns the intent.
+        """
+        data = encode_entry(entry)
+        if len(data) > self._limit:
+            raise PayloadTooLarge(
+                f"a journal entry is {len(data):,} bytes, more than the limit of {self._limit:,}",
+                hint="store the value elsewhere and return a reference, or raise REDURABLE_MAX_PAYLOAD (bytes)",
+            )
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self.lost is not None:
+            future.set_exception(Fenced(self.lost))
+        elif self._flying or self._syncing is not None:
+            self._queue.append((entry, future, data))
+        else:
+            self._flying.append((entry, future, data))
+            self.lease.record([data], self)
+        return future
+
+    def sync(self) -> None:
+        """Fetch what the journal holds beyond the cursor (something came from outside)."""
+        if self._syncing is None and self.lost is None:
+            self._syncing = background(self._fetch())
+
+    async def settled(self) -> None:
+        """Return when nothing is on its way."""
+        while not self.idle:
+            pending = [f for _, f, _ in (*self._flying, *self._queue)]
+            waits = [*pending, *([self._syncing] if self._syncing is not None else [])]
+            await asyncio.wait(waits)
+
+    # The multiplexer resolves this object as it would a future: without a waiter in between, what was written is
+    # accounted for even if the task that wanted it was cancelled meanwhile.
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, reply: Any) -> None:
+        if type(reply) is not int:
+            self._refused(reply.decode())
+            return
+        flying, cursor = self._flying, self.cursor
+        count = len(flying)
+        self.lease.k += count
+        if reply - count != len(cursor):
+            self._flying = []
+            self._land_after_fetch(flying)
+            return
+        for entry, future, _ in flying:
+            cursor.append_own(entry)
+            if not future.done():
+                future.set_result(None)
+        flying.clear()
+        if self._queue:
+            self._next()
+
+    def set_exception(self, error: Exception) -> None:
+        self._lose(f"STORE_ERROR: {error}")
+
+    def _next(self) -> None:
+        if not self._flying and self._queue and self._syncing is None and self.lost is None:
+            self._flying, self._queue = self._queue[:_MOST], self._queue[_MOST:]
+            self.lease.record([data for _, _, data in self._flying], self)
+
+    def _refused(self, word: str) -> None:
+        if word == "DUPLICATE":
+            # an earlier sending of this very call was executed: its entries are in the journal already
+            flying, self._flying = self._flying, []
+            self.lease.k += len(flying)
+            self._land_after_fetch(flying)
+        else:
+            self._lose(word)
+
+    def _land_after_fetch(self, flying: list[Any]) -> None:
+        self._syncing = background(self._fetch(flying))
+
+    async def _fetch(self, flying: list[Any] | None = None) -> None:
+        try:
+            for raw in await self.lease.read(len(self.cursor)):
+                self.cursor.extend(decode_entry(raw))
+        except Exception as error:  # whatever the store says, this attempt cannot go on without its journal
+            self._syncing = None
+            self._lose(f"STORE_ERROR: {error}")
+            return
+        self._syncing = None
+        for _, future, _ in flying or ():
+            if not future.done():
+                future.set_result(None)
+        self._next()
+        self._on_news()
+
+    def _lose(self, word: str) -> None:
+        if self.lost is None:
+            self.lost = word
+            for _, future, _ in (*self._flying, *self._queue):
+                if not future.done():
+                    future.set_exception(Fenced(word))
+                    future.exception()  # the waiter may be gone already
+            self._flying, self._queue = [], []
+            self._on_lost(word)

@@ -1,0 +1,107 @@
+"""
+Scopes: one task (or thread) of a handler each, named by the program and not by timing.
+
+A child's name is (parent, the coroutine's qualified name, n-th of that name under that parent). A scope knows which
+step's body it is in; what is called there is journaled inside that step. The current scope is a context variable, so
+durable calls work at any depth of any framework's call stack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from redurable.errors import UsageError
+from redurable.journal.cursor import INSIDE, Identity
+
+if TYPE_CHECKING:
+    from redurable.runtime.attempt import Attempt
+
+__all__ = ["Scope", "current_scope", "in_worker", "scope_var"]
+
+scope_var: ContextVar[Scope | None] = ContextVar("redurable_scope", default=None)
+
+# set once in a worker process: there, a durable call without a scope has lost its intent
+in_worker = False
+
+
+class Scope:
+    """
+    One branch of a handler.
+
+    Attributes:
+        path: "" for the main scope; a path with `>` lies inside a step.
+        durable: Whether it ever made a durable call; a scope that did not is foreign.
+        step: (name, n) of the step whose body it runs now.
+        abandoned: Calls it gave up since its last record.
+        thread: The thread that may make synchronous durable calls for it.
+    """
+
+    __slots__ = (
+        "_children", "abandoned", "attempt", "counts", "durable", "path", "step", "task", "thread", "timers",
+        "waiting",
+    )  # fmt: skip
+
+    def __init__(self, attempt: Attempt, path: str) -> None:
+        self.attempt = attempt
+        self.path = path
+        self.task: asyncio.Task[Any] | None = None
+        self.thread: int | None = None
+        self.waiting = False  # a thread scope: is it blocked in a durable call?
+        self.durable = False
+        self.step: tuple[str, int | str] | None = None
+        self.abandoned: list[Identity] = []
+        self.timers: list[asyncio.TimerHandle] = []  # process timers that its task armed
+        self.counts: dict[str, int] = {}
+        self._children: dict[str, int] = {}
+
+    @property
+    def inside(self) -> bool:
+        """Whether what this scope does now belongs to a step's body."""
+        return self.step is not None or INSIDE in self.path
+
+    def place(self) -> str:
+        """Return the path that calls made now are journaled under."""
+        if self.step is None:
+            return self.path
+        name, n = self.step
+        return f"{self.path}/{name}#{n}{INSIDE}" if self.path else f"{name}#{n}{INSIDE}"
+
+    def number(self, name: str) -> int:
+        """Return the next number of *name* in this scope, or in the step that it is in."""
+        key = name if self.step is None else f"{self.place()}{name}"
+        count = self.counts.get(key, 0) + 1
+        self.counts[key] = count
+        return count
+
+    def child(self, name: str) -> Scope:
+        """Return a new scope under this one."""
+        place = self.place()
+        key = place + name
+        count = self._children.get(key, 0) + 1
+        self._children[key] = count
+        return Scope(self.attempt, f"{place}/{name}#{count}" if place else f"{name}#{count}")
+
+
+def current_scope(what: str) -> Scope | None:
+    """
+    Return the scope of the caller, None outside any worker.
+
+    Raises:
+        UsageError: OUTSIDE_INTENT, in a worker process where the intent has been lost.
+    """
+    scope = scope_var.get()
+    if scope is None and in_worker:
+        raise UsageError(
+            f"{what} was called in a worker, but outside of an intent",
+            code="OUTSIDE_INTENT",
+            hint="bare threads and executors lose the intent: use asyncio.to_thread, a step, or redurable.sync",
+        )
+    return scope
+
+
+def mark_worker(flag: bool = True) -> None:
+    """Declare that this process is a worker: durable calls that lost their intent are errors from now on."""
+    global in_worker
+    in_worker = flag

@@ -1,0 +1,241 @@
+"""
+The blocking twin: a thread-safe `Client`, and the durable calls of plain `def` handlers.
+
+The client drives an asynchronous one on a loop in a thread of its own, made at the first call and again after a fork.
+In a plain handler steps are called as they are; what else would be awaited is here under the same name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, TypeVar
+
+from redurable import client as _client
+from redurable.clock import Moment, Seconds
+from redurable.errors import UsageError
+from redurable.ids import IntentId
+from redurable.model import Entry, IntentInfo, Priority, Status
+from redurable.runtime import calls as _calls
+from redurable.runtime.bodies import on_loop
+from redurable.runtime.calls import scope_of_thread
+from redurable.runtime.scope import Scope, scope_var
+from redurable.runtime.steps import StepSpec, perform_sync
+from redurable.store.inspection import QueueInfo, WorkerInfo
+
+__all__ = ["Client", "checkpoint", "gather", "last_checkpoint", "run", "sleep", "sleep_until"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Client:
+    """The blocking twin of `redurable.Client`: the same methods and guarantees, for any thread."""
+
+    def __init__(self, url: str | None = None, *, namespace: str | None = None, patience: Seconds = 30.0) -> None:
+        self._client = _client.Client(url, namespace=namespace, patience=patience)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connections and end the thread."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None and self._pid == os.getpid():
+            asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+
+    def _wait(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name="redurable-client", daemon=True).start()
+            loop = self._loop
+        scope = scope_var.get()
+        if scope is not None and not scope.inside:
+            coroutine.close()
+            raise UsageError(
+                "a handler uses a client outside of a step: a replay would do it again",
+                code="USE_DURABLE_SEND",
+                hint="put the call into a step",
+            )
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+    def send(
+        self,
+        to: str | Callable[..., Any],
+        payload: Any = None,
+        *,
+        type: str = "",
+        idempotency_key: str | None = None,
+        delay: Seconds | None = None,
+        deadline: Moment | None = None,
+        priority: Priority | str = Priority.NORMAL,
+        max_delivery_attempts: int | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> IntentId[Any]:
+        """Store an intent for *to* and return its id; see `redurable.Client.send`."""
+        return self._wait(
+            self._client.send(
+                to, payload, type=type, idempotency_key=idempotency_key, delay=delay, deadline=deadline,
+                priority=priority, max_delivery_attempts=max_delivery_attempts, labels=labels,
+            )
+        )  # fmt: skip
+
+    def send_many(self, to: str | Callable[..., Any], payloads: Iterable[Any], **options: Any) -> list[IntentId[Any]]:
+        """Store an intent for each of *payloads*; *options* as `redurable.Client.send_many`."""
+        return self._wait(self._client.send_many(to, payloads, **options))
+
+    def call(self, to: str | Callable[..., Any], payload: Any = None, *, timeout: Seconds | None = None, **o: Any) -> Any:
+        """Send and wait for the result; see `redurable.Client.call`."""
+        return self._wait(self._client.call(to, payload, timeout=timeout, **o))
+
+    def wait_for(self, intent: str, timeout: Seconds | None = None, *, of: Any = None) -> Any:
+        """Return the result of *intent*, or raise IntentFailed, TimeoutError, NotFound."""
+        return self._wait(self._client.wait_for(intent, timeout, of=of))
+
+    def get(self, intent: str) -> IntentInfo:
+        """Return what is known of *intent*."""
+        return self._wait(self._client.get(intent))
+
+    def history(self, intent: str, since: int = 0) -> list[tuple[int, Entry]]:
+        """Return (seq, entry) of its journal after seq *since*."""
+        return self._wait(self._client.history(intent, since))
+
+    def observe(self, intent: str, since: int = 0) -> Iterator[tuple[int, Entry]]:
+        """Give (seq, entry) as they are recorded, until the intent has ended."""
+        source = self._client.observe(intent, since)
+
+        async def following() -> tuple[int, Entry] | None:
+            return await anext(source, None)
+
+        while (item := self._wait(following())) is not None:
+            yield item
+
+    def list(
+        self,
+        *,
+        queue: str | None = None,
+        status: Status | str | None = None,
+        label: tuple[str, str] | None = None,
+        limit: int = 100,
+    ) -> list[IntentInfo]:
+        """Return up to *limit* intents that fit."""
+        return self._wait(self._client.list(queue=queue, status=status, label=label, limit=limit))
+
+    def queues(self) -> list[QueueInfo]:
+        """Return every queue that ever held an intent."""
+        return self._wait(self._client.queues())
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the registered worker processes."""
+        return self._wait(self._client.workers())
+
+    def cancel(self, intent: str, note: str = "") -> str:
+        """Ask *intent* to end; see `redurable.Client.cancel`."""
+        return self._wait(self._client.cancel(intent, note))
+
+    def retry(self, intent: str) -> None:
+        """Continue a failed intent with its journal; see `redurable.Client.retry`."""
+        self._wait(self._client.retry(intent))
+
+
+def _durable(what: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    scope = scope_of_thread(what)
+    if scope is None:
+        return asyncio.run(make())
+
+    async def in_scope() -> T:
+        scope_var.set(scope)
+        return await make()
+
+    return on_loop(scope.attempt.loop, in_scope())
+
+
+def sleep(delay: Seconds) -> None:
+    """Wait, durably; see `redurable.sleep`."""
+    _durable("sync.sleep()", lambda: _calls.sleep(delay))
+
+
+def sleep_until(when: Moment) -> None:
+    """Wait, durably, until *when*; see `redurable.sleep_until`."""
+    _durable("sync.sleep_until()", lambda: _calls.sleep_until(when))
+
+
+def checkpoint(value: Any) -> None:
+    """Keep *value* as the cursor of the step that runs now; see `redurable.checkpoint`."""
+    _durable("sync.checkpoint()", lambda: _calls.checkpoint(value))
+
+
+def last_checkpoint(of: Any = Any, default: Any = None) -> Any:
+    """Return the cursor that an earlier try of this step kept; see `redurable.last_checkpoint`."""
+    return _durable("sync.last_checkpoint()", lambda: _calls.last_checkpoint(of, default))
+
+
+def run(name: str, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+    """Call *function* as a step named *name*, in this thread."""
+    scope = scope_of_thread(f"sync.run({name!r})")
+    if scope is None:
+        return function(*args, **kwargs)
+    spec = StepSpec(function, name=name)
+    return perform_sync(scope, spec, spec.number(scope, args, kwargs), args, kwargs)  # type: ignore[no-any-return]  # by the function's annotation
+
+
+def gather(*thunks: Callable[[], Any]) -> list[Any]:
+    """
+    Call every thunk in a thread of its own, each a branch of the handler, and return their results in order.
+
+    The first error is raised once all have ended.
+    """
+    scope = scope_of_thread("sync.gather()")
+    results: list[Any] = [None] * len(thunks)
+    errors: dict[int, BaseException] = {}
+
+    def branch(i: int, child: Scope | None) -> None:
+        if child is not None:
+            scope_var.set(child)
+            child.thread = threading.get_ident()
+        try:
+            results[i] = thunks[i]()
+        except BaseException as error:
+            errors[i] = error  # raised by the caller's thread
+        finally:
+            if child is not None:
+                child.attempt.loop.call_soon_threadsafe(child.attempt.conductor.departed, child)
+
+    children: list[Scope | None] = [None] * len(thunks)
+    if scope is not None:
+        children = _branches(scope, thunks)
+    threads = [threading.Thread(target=branch, args=(i, c), daemon=True) for i, c in enumerate(children)]
+    for thread in threads:
+        thread.start()
+    if scope is not None:
+        scope.waiting = True  # joined threads are branches: this one is at rest
+    for thread in threads:
+        thread.join()
+    if scope is not None:
+        scope.waiting = False
+    if errors:
+        raise errors[min(errors)]
+    return results
+
+
+def _branches(scope: Scope, thunks: tuple[Callable[[], Any], ...]) -> list[Scope | None]:
+    async def adopt() -> list[Scope | None]:
+        children: list[Scope | None] = []
+        for thunk in thunks:
+            child = scope.child(getattr(thunk, "__qualname__", "thunk"))
+            scope.attempt.conductor.adopt(child)
+            children.append(child)
+        return children
+
+    return on_loop(scope.attempt.loop, adopt())

@@ -1,0 +1,89 @@
+"""
+The second detector: processes whose liveness channel has lost its subscribers.
+
+A process subscribes twice (loop and renewal thread) to a channel that nobody publishes to; when it dies its kernel
+closes the sockets and the server sees no subscriber within a millisecond. Each worker watches the next two of the ring
+of all registered, every 40 ms; two misses in a row, and the recover script asks the server itself before it takes
+anything. Now and then all are looked at. Nothing is judged for some seconds after a reconnect or a changed server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from redurable.clock import monotonic
+from redurable.events import emit
+from redurable.store.keeper import Keeper
+
+if TYPE_CHECKING:
+    from redurable.worker.worker import Worker
+
+__all__ = ["peers", "recover_worker"]
+
+_EVERY = 0.04
+_RING = 2.5
+_WATCHED = 2
+_MISSES = 2
+
+
+async def recover_worker(keeper: Keeper, dead: str, *, liveness: bool, counted: bool = True) -> dict[str, int]:
+    """Take over whatever *dead* holds in the partition, and forget it; return how often each word was answered."""
+    words: dict[str, int] = {}
+    for stream in await keeper.all_streams():
+        while found := await _pending(keeper, stream, dead):
+            answers = await asyncio.gather(
+                *(keeper.recover(entry, liveness=liveness, counted=counted) for entry in found)
+            )
+            for word in answers:
+                words[word] = words.get(word, 0) + 1
+            if "ALIVE" in answers or len(found) < 100:
+                break
+    if not words.get("ALIVE"):
+        await keeper.dismiss(dead)
+    return words
+
+
+async def _pending(keeper: Keeper, stream: str, owner: str) -> list[object] | list:  # type: ignore[type-arg]
+    try:
+        return await keeper.pending(stream, owner=owner)
+    except Exception:
+        return []  # no group: nothing was ever delivered from it
+
+
+async def peers(worker: Worker, keeper: Keeper) -> None:
+    """Watch other processes until the worker stops."""
+    misses: dict[str, int] = {}
+    ring: list[str] = []
+    next_look = 0.0
+    while not worker.stopping.is_set():
+        if monotonic() >= next_look:
+            next_look = monotonic() + _RING
+            everyone = await _registered(worker, keeper)
+            ring = _next_of(everyone, worker.id)
+            watched = everyone
+        else:
+            watched = ring
+        others = [w for w in watched if w != worker.id]
+        if others and worker.may_judge():
+            counts = await worker.store.mux.command("PUBSUB", "NUMSUB", *(keeper.keys.liveness(w) for w in others))
+            for name, count in zip(others, counts[1::2], strict=True):
+                misses[name] = 0 if count else misses.get(name, 0) + 1
+                if misses[name] == 1:
+                    ring = sorted({*ring, name})  # look again soon, whoever watches it
+                elif misses[name] >= _MISSES and worker.may_judge():
+                    words = await recover_worker(keeper, name, liveness=True)
+                    emit("worker.lost", worker=name, by="peers", taken=words)
+                    next_look = 0.0
+                    misses.pop(name, None)
+        await asyncio.sleep(_EVERY)
+
+
+async def _registered(worker: Worker, keeper: Keeper) -> list[str]:
+    fields = await worker.store.mux.command("HKEYS", keeper.keys.workers)
+    return sorted({f.decode().rstrip("#") for f in fields})
+
+
+def _next_of(everyone: list[str], me: str) -> list[str]:
+    ring = [w for w in everyone if w > me] + [w for w in everyone if w < me]
+    return ring[:_WATCHED]

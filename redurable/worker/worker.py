@@ -1,0 +1,379 @@
+"""
+One worker process: what it serves, what it holds, and the loops that keep it going.
+
+    consume   takes intents and starts attempts            timers     starts what is due
+    renew     (a thread) keeps leases, proves liveness      retention  removes what is old
+    peers     finds processes that died                     reconcile  mends what a lost write took
+    overdue   finds leases that ran out
+
+Invariants: every loop is supervised (one that fails is reported and started again); the worker claims no more than it
+starts at once; after `stop` nothing is claimed, and `run` returns with every intent settled, parked or handed back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import random
+import secrets
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from redurable import events
+from redurable.clock import monotonic, now_ms
+from redurable.config import Address, max_payload
+from redurable.errors import ConfigurationError, RedurableError
+from redurable.runtime.attempt import Attempt
+from redurable.runtime.bodies import close_pools, thread_pool
+from redurable.runtime.handlers import HandlerSpec, Resources
+from redurable.runtime.loops import install
+from redurable.runtime.scope import mark_worker
+from redurable.store.inspection import WorkerInfo, decode_envelope
+from redurable.store.keeper import Keeper
+from redurable.store.lease import Lease
+from redurable.store.multiplexer import Identity
+from redurable.store.store import Store
+from redurable.store.subscriber import Subscriber
+from redurable.tasks import background
+from redurable.worker.consume import consume
+from redurable.worker.overdue import overdue
+from redurable.worker.peers import peers
+from redurable.worker.reconcile import reconcile
+from redurable.worker.renew import Renewer
+from redurable.worker.retention import retention
+from redurable.worker.timers import timers
+
+__all__ = ["Settings", "Worker", "new_worker_id"]
+
+RELEASE = "0.1.0"
+GRACE_AFTER_CHANGE = 5.0  # s in which nobody is taken for dead after the server, or our connection, changed
+
+
+def new_worker_id() -> str:
+    """Return a name for this process, at most 40 characters: host, pid, chance."""
+    return f"{socket.gethostname().split('.')[0][:16]}.{os.getpid()}.{secrets.token_hex(3)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """
+    How a worker behaves; durations in seconds.
+
+    concurrency: intents at a time. lease: ownership without renewal. grace: what steps in flight get at a drain.
+    stall: after how long without a turn of the loop the process gives itself up.
+    """
+
+    concurrency: int = 100
+    lease: float = 10.0
+    grace: float = 30.0
+    stall: float = 300.0
+    batch: int = 50
+    worker_id: str = field(default_factory=new_worker_id)
+
+
+class Worker:
+    """
+    Serves *handlers* until stopped.
+
+    Args:
+        handlers: What to serve; those of one queue are told apart by their type.
+        address, namespace: The store.
+        modules: Where `@lifespan`s are looked for.
+    """
+
+    def __init__(
+        self,
+        handlers: list[HandlerSpec],
+        address: Address,
+        namespace: str = "rd",
+        *,
+        settings: Settings | None = None,
+        modules: tuple[Any, ...] = (),
+    ) -> None:
+        self.settings = settings or Settings()
+        self.id = self.settings.worker_id
+        self.handlers = _by_queue(handlers)
+        self.limit = max_payload()
+        self.attempts: dict[str, Attempt] = {}
+        self.stopping = asyncio.Event()
+        self.freed = asyncio.Event()
+        self.bulletin = asyncio.Event()
+        self.suspects = asyncio.Event()
+        self.heartbeat = monotonic()
+        self.quiet_until = 0.0
+        self.started_at = now_ms()
+        self.loop_thread = threading.get_ident()
+        self.resources = Resources()
+        self.store = Store(address, namespace, on_connect=self._on_connect)
+        self.keepers: list[Keeper] = []
+        self._modules = modules
+        self._identity: Identity | None = None
+        self._subscriber: Subscriber | None = None
+        self._busy: dict[int, int] = {}
+        self._solo = False
+
+    # --- what loops use -----------------------------------------------------------------------------------------
+
+    @property
+    def queues(self) -> list[str]:
+        """The queues served."""
+        return list(self.handlers)
+
+    def free(self) -> int:
+        """Return how many intents may be claimed now."""
+        return 0 if self._solo else max(0, self.settings.concurrency - len(self.attempts))
+
+    def may_judge(self) -> bool:
+        """Whether silence of others means their death: not right after the server or our connection changed."""
+        return monotonic() >= self.quiet_until and self.store.mux.connected
+
+    def number(self) -> int:
+        """Return the next claim number."""
+        self._claims = getattr(self, "_claims", 0) + 1
+        return self._claims
+
+    def begin(self, lease: Lease, *, solo: bool = False) -> None:
+        """Start an attempt under *lease*."""
+        self._solo = self._solo or solo
+        background(self._attend(lease), "attempt")
+
+    def describe(self) -> bytes:
+        """Return what the registry says of this process."""
+        info = WorkerInfo(
+            id=self.id,
+            queues=tuple(self.handlers),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            concurrency=self.settings.concurrency,
+            running=len(self.attempts),
+            started=self.started_at,
+            renewed=now_ms(),
+            python=platform.python_version(),
+            release=RELEASE,
+            types=tuple(f"{q}:{t}={s.name}" for q, types in self.handlers.items() for t, s in types.items()),
+        )
+        return msgspec.msgpack.encode(info)
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """
+        Work until `stop`, then drain.
+
+        Raises:
+            StoreUnavailable, ConfigurationError: It could not start; nothing was claimed.
+        """
+        install(asyncio.get_running_loop())
+        thread_pool(self.settings.concurrency + 8)
+        await self.store.start()
+        mark_worker()
+        keys = self.store.keys
+        self.keepers = [Keeper(self.store, p, self.id) for p in range(len(keys))]
+        self._subscriber = Subscriber(self.store.topology, self._on_message, self._on_subscribed)
+        renewer: Renewer | None = None
+        try:
+            await self._subscriber.start()
+            await asyncio.gather(
+                *(self._subscriber.subscribe(c) for c in (keys[0].liveness(self.id), keys[0].hints(self.id))),
+                *(self._subscriber.subscribe(k.timers) for k in keys),
+            )
+            await self._check_queues()
+            for module in self._modules:
+                await self.resources.enter(module)
+            for keeper in self.keepers:
+                await keeper.open([s for q in self.queues for s in keeper.streams_of(q)[0]])
+            renewer = Renewer(self, asyncio.get_running_loop())
+            await asyncio.to_thread(renewer.start)
+            await self._work()
+        finally:
+            await self._leave(renewer)
+
+    def stop(self) -> None:
+        """Drain: claim nothing more, let steps in flight end, hand the rest back."""
+        if not self.stopping.is_set():
+            events.emit("worker.draining", worker=self.id, running=len(self.attempts))
+            self.stopping.set()
+            self.freed.set()
+            self.bulletin.set()
+
+    async def _work(self) -> None:
+        loops: list[Callable[[Worker, Keeper], Awaitable[None]]] = [
+            consume, timers, peers, overdue, reconcile, retention
+        ]  # fmt: skip
+        tasks = [background(self._supervised(loop, k), loop.__name__) for k in self.keepers for loop in loops]
+        beat = background(self._beat(), "heartbeat")
+        events.emit("worker.started", worker=self.id, queues=self.queues, concurrency=self.settings.concurrency)
+        await self.stopping.wait()
+        try:
+            await self._drain()
+        finally:
+            for task in (*tasks, beat):
+                task.cancel()
+            await asyncio.gather(*tasks, beat, return_exceptions=True)
+
+    async def _supervised(self, loop: Callable[[Worker, Keeper], Awaitable[None]], keeper: Keeper) -> None:
+        while not self.stopping.is_set():
+            try:
+                await loop(self, keeper)
+                return
+            except Exception as error:  # a loop must not end while the worker lives
+                events.emit("loop.failed", worker=self.id, loop=loop.__name__, error=error)
+                await asyncio.sleep(0.1 + random.random() * 0.4)
+
+    async def _beat(self) -> None:
+        while True:
+            self.heartbeat = monotonic()
+            await asyncio.sleep(0.1)
+
+    async def _drain(self) -> None:
+        for attempt in list(self.attempts.values()):
+            attempt.drain()
+        end = monotonic() + self.settings.grace
+        while self.attempts and monotonic() < end:
+            self.freed.clear()
+            try:
+                async with asyncio.timeout(max(0.0, end - monotonic())):
+                    await self.freed.wait()
+            except TimeoutError:
+                break
+        for attempt in list(self.attempts.values()):
+            attempt.unwind()
+        await self._last_call()
+
+    async def _last_call(self) -> None:
+        """What does not unwind within a second (a thread that is stuck) is abandoned: handed back, and fenced."""
+        end = monotonic() + 1.0
+        while self.attempts and monotonic() < end:
+            await asyncio.sleep(0.01)
+        for attempt in list(self.attempts.values()):
+            events.emit("handler.abandoned", worker=self.id, intent=attempt.lease.id, handler=attempt.spec.name)
+            await attempt.lease.release()
+            if attempt.task is not None:
+                attempt.task.cancel()
+
+    async def _leave(self, renewer: Renewer | None) -> None:
+        if renewer is not None:
+            renewer.stop()
+        try:
+            async with asyncio.timeout(5.0):
+                for keeper in self.keepers:
+                    await keeper.dismiss(self.id)
+        except (TimeoutError, RedurableError):
+            pass  # the server is away: others find this process gone by its liveness channel
+        await self.resources.close()
+        if self._subscriber is not None:
+            await self._subscriber.close()
+        await self.store.close()
+        close_pools()
+        events.emit("worker.stopped", worker=self.id)
+
+    # --- attempts ---------------------------------------------------------------------------------------------------
+
+    async def _attend(self, lease: Lease) -> None:
+        body = lease.body if lease.body is not None else await lease.read_body()
+        lease.body = None
+        envelope = decode_envelope(body)
+        types = self.handlers.get(lease.queue, {})
+        spec = types.get(envelope.type) if envelope.type else next(iter(types.values())) if len(types) == 1 else None
+        if spec is None:
+            events.emit("intent.unknown_type", queue=lease.queue, type=envelope.type, intent=lease.id)
+            # put down for a while, uncounted: a worker that knows the type may take it then
+            await lease.park(lease.base, "TIME", now_ms() + 5000)
+            return
+        attempt = Attempt(lease, spec, envelope, self.resources, limit=self.limit)
+        self.attempts[lease.id] = attempt
+        try:
+            await attempt.run()
+        finally:
+            if self.attempts.get(lease.id) is attempt:
+                del self.attempts[lease.id]
+            if not self.attempts:
+                self._solo = False
+            self.freed.set()
+
+    # --- the store's news ---------------------------------------------------------------------------------------------
+
+    def _on_connect(self, identity: Identity) -> None:
+        changed = self._identity is not None and self._identity != identity
+        if self._identity is not None or self.store.mux.uptime < GRACE_AFTER_CHANGE * 2:
+            self.quiet_until = monotonic() + GRACE_AFTER_CHANGE
+        if self._identity is not None:
+            background(self._after_reconnect(changed), "after reconnect")
+        self._identity = identity
+
+    async def _after_reconnect(self, changed: bool) -> None:
+        """A reply may have been lost with the connection, and a journal's tail with the server."""
+        if changed:
+            for attempt in list(self.attempts.values()):
+                attempt.hint()
+        for keeper in self.keepers:
+            await self._return_unheld(keeper)
+
+    async def _return_unheld(self, keeper: Keeper) -> None:
+        streams = [s for q in self.queues for s in (*keeper.streams_of(q)[0], keeper.streams_of(q)[1])]
+        await asyncio.sleep(0.2)  # a claim under way answers first
+        held = {(a.lease.stream, a.lease.entry) for a in self.attempts.values()}
+        for stream in streams:
+            try:
+                found = await keeper.pending(stream, owner=self.id)
+            except RedurableError:
+                continue  # no group there yet
+            for entry in found:
+                if (entry.stream, entry.entry) not in held and entry.idle > 1000:
+                    await keeper.recover(entry, counted=False)
+
+    def _on_message(self, channel: str, data: bytes) -> None:
+        if channel == self.store.keys[0].hints(self.id):
+            attempt = self.attempts.get(data.decode())
+            if attempt is not None:
+                attempt.hint()
+        elif data == b"solo":
+            self.suspects.set()
+            self.bulletin.set()
+        else:
+            self.bulletin.set()
+
+    def _on_subscribed(self, reconnected: bool) -> None:
+        self.bulletin.set()
+        if reconnected:
+            self.quiet_until = max(self.quiet_until, monotonic() + GRACE_AFTER_CHANGE)
+            for attempt in list(self.attempts.values()):
+                attempt.hint()
+
+    async def _check_queues(self) -> None:
+        """Two different functions on one queue and type: the second refuses to start."""
+        from redurable.store.inspection import workers
+
+        mine = {t.split("=")[0]: t.split("=")[1] for t in msgspec.msgpack.decode(self.describe())["types"]}
+        for other in await workers(self.store):
+            for served in other.types:
+                name, function = served.split("=")
+                if other.alive and other.id != self.id and mine.get(name, function) != function:
+                    raise ConfigurationError(
+                        f"queue {name.split(':')[0]!r} is served by {function} on worker {other.id}; "
+                        f"this worker would serve it by {mine[name]}",
+                        code="QUEUE_TAKEN",
+                        hint="give one of them another --queue, or stop the other worker",
+                    )
+
+
+def _by_queue(handlers: list[HandlerSpec]) -> dict[str, dict[str, HandlerSpec]]:
+    queues: dict[str, dict[str, HandlerSpec]] = {}
+    for spec in handlers:
+        types = queues.setdefault(spec.queue, {})
+        if spec.type in types:
+            raise ConfigurationError(
+                f"queue {spec.queue!r} has two handlers of type {spec.type!r}: {types[spec.type].name} and {spec.name}",
+                code="QUEUE_TAKEN",
+                hint="give them different queues or types: @handler(type=...)",
+            )
+        types[spec.type] = spec
+    return queues
+
+
