@@ -163,7 +163,7 @@ def parse_url(url: str) -> Address:
             kind, path=unquote(parts.path), db=_db(url, db or "0", kind), username=username, password=password
         )
     service, index = _path(url, parts.path, db, kind)
-    hosts = tuple(_place(url, text, kind) for text in netloc.split(","))
+    hosts = [_place(url, text, kind) for text in netloc.split(",")]
     many = kind in ("sentinel", "cluster")
     if len(hosts) > 1 and not many:
         _refuse(url, "several hosts need redis+sentinel:// or redis+cluster://", kind)
@@ -173,7 +173,7 @@ def parse_url(url: str) -> Address:
         db=index,
         username=username,
         password=password,
-        hosts=hosts if many else (),
+        hosts=tuple(hosts) if many else (),
         service=service,
         tls=tls,
         options=MappingProxyType({key: _option(url, key, value, kind) for key, value in query.items()}),
