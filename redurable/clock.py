@@ -44,8 +44,8 @@ def deadline_ms(value: Moment, now: int, name: str = "deadline") -> int:
             raise ConfigurationError(
                 f"{name} is a datetime without a time zone", hint="use datetime.now(UTC) + ..., or a timedelta"
             )
-        return int(value.timestamp() * 1000)
-    return now + int(seconds(value, name) * 1000)
+        return round(value.timestamp() * 1000)
+    return now + round(seconds(value, name) * 1000)
 
 
 def to_datetime(ms: int) -> datetime:

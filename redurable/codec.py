@@ -69,8 +69,25 @@ def encode(value: Any, what: str, limit: int = DEFAULT_LIMIT) -> bytes:
 
 
 def digest(value: Any) -> str:
-    """Return 16 hex digits that equal values share, whatever the order of their keys."""
-    return hashlib.blake2b(_canonical.encode(value), digest_size=8).hexdigest()
+    """
+    Return 16 hex digits that equal values share, whatever the order of their keys.
+
+    Raises:
+        SerialisationError: It cannot be stored, or holds something that cannot be put in an order.
+    """
+    try:
+        try:
+            data = _canonical.encode(value)
+        except TypeError:  # keys that are no strings have no order of their own
+            data = _canonical.encode(
+                msgspec.to_builtins(value, order="sorted", str_keys=True, builtin_types=(bytes,), enc_hook=_dump)
+            )
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise SerialisationError(
+            f"the payload cannot be compared with another: {error}",
+            hint="with an idempotency key, let the keys of dicts be strings or numbers",
+        ) from error
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 class Typed:
@@ -79,6 +96,8 @@ class Typed:
     __slots__ = ("_decode", "_plain", "annotation")
 
     def __init__(self, annotation: Any) -> None:
+        if annotation is object:  # it says as little as Any does
+            annotation = Any
         self.annotation = annotation
         try:
             self._decode = msgspec.msgpack.Decoder(annotation, dec_hook=_load).decode

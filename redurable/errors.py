@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 __all__ = [
@@ -229,15 +230,15 @@ class RetryLater(RedurableError):
     Raise it in a handler or step to retry after a delay of your choice.
 
     Args:
-        after: Seconds until the next try.
+        after: Seconds, or a timedelta, until the next try.
     """
 
     code = "RETRY_LATER"
 
-    def __init__(self, after: float, message: str = "retry later") -> None:
+    def __init__(self, after: float | timedelta, message: str = "retry later") -> None:
         super().__init__(message)
         self.args = (after, message)
-        self.after = float(after)
+        self.after = max(0.0, after.total_seconds() if isinstance(after, timedelta) else float(after))
 
 
 class UsageError(RedurableError):

@@ -16,6 +16,7 @@ __all__ = ["Subscriber", "emit", "subscribe"]
 
 Subscriber = Callable[[str, dict[str, Any]], None]
 _subscribers: tuple[Subscriber, ...] = ()
+_failed: set[int] = set()  # ids of subscribers whose failure has been logged: events are too many to log each
 
 
 def subscribe(subscriber: Subscriber) -> Callable[[], None]:
@@ -26,6 +27,7 @@ def subscribe(subscriber: Subscriber) -> Callable[[], None]:
     def unsubscribe() -> None:
         global _subscribers
         _subscribers = tuple(s for s in _subscribers if s is not subscriber)
+        _failed.discard(id(subscriber))
 
     return unsubscribe
 
@@ -36,4 +38,6 @@ def emit(name: str, /, **fields: Any) -> None:
         try:
             subscriber(name, fields)
         except Exception:
-            logging.getLogger("redurable").exception("an event subscriber failed on %s", name)
+            if id(subscriber) not in _failed:
+                _failed.add(id(subscriber))
+                logging.getLogger("redurable").exception("an event subscriber failed on %s", name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from typing import Generic, TypeVar
 
@@ -18,6 +19,7 @@ from redurable.errors import NotFound
 __all__ = ["MAX_PARTITIONS", "IntentId", "derived_id", "new_id", "partition_for", "partition_of"]
 
 MAX_PARTITIONS = 4096
+_FORM = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[78]([0-9a-f]{3})-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 R = TypeVar("R")
 
 
@@ -39,9 +41,15 @@ def new_id(partition: int) -> str:
     return _text((ms & 0xFFFF_FFFF_FFFF) << 80 | 0x7000 << 64 | partition << 64 | 0x8 << 60 | rest)
 
 
+def _joined(parts: tuple[str, ...]) -> bytes:
+    # lengths, not a separator: a key may hold any character, and ("a", "b") must differ from ("a\0b",)
+    texts = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return b"".join(b"%d:%s" % (len(text), text) for text in texts)
+
+
 def derived_id(partition: int, *parts: str) -> str:
     """Return the UUIDv8 that *parts* always give in *partition*."""
-    digest = hashlib.blake2b("\x00".join(parts).encode(), digest_size=16, person=b"redurable-id").digest()
+    digest = hashlib.blake2b(_joined(parts), digest_size=16, person=b"redurable-id").digest()
     value = int.from_bytes(digest, "big")
     value &= ~(0xFFFF << 64 | 0xC000_0000_0000_0000)
     return _text(value | (0x8000 | partition) << 64 | 0x8000_0000_0000_0000)
@@ -51,7 +59,7 @@ def partition_for(count: int, *parts: str) -> int:
     """Return the partition that *parts* (a queue and a key) hash to, of *count*."""
     if count == 1:
         return 0
-    digest = hashlib.blake2b("\x00".join(parts).encode(), digest_size=4, person=b"redurable-pt").digest()
+    digest = hashlib.blake2b(_joined(parts), digest_size=4, person=b"redurable-pt").digest()
     return int.from_bytes(digest, "big") % count
 
 
@@ -62,11 +70,9 @@ def partition_of(intent_id: str) -> int:
     Raises:
         NotFound: It is not an intent id of ours.
     """
-    if len(intent_id) == 36 and intent_id[14] in "78" and intent_id[8] == intent_id[13] == intent_id[18] == "-":
-        try:
-            return int(intent_id[15:18], 16)
-        except ValueError:
-            pass
+    match = _FORM.fullmatch(intent_id)
+    if match is not None:
+        return int(match[1], 16)
     raise NotFound(
         f"{intent_id!r} is not an intent id", hint="ids look like 0192f0c1-2345-7000-8abc-0123456789ab (see send)"
     )

@@ -42,8 +42,8 @@ class Retry:
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ConfigurationError(f"Retry(attempts=) must be 1 or more, got {self.attempts}")
-        if self.factor < 1:
-            raise ConfigurationError(f"Retry(factor=) must be 1 or more, got {self.factor}")
+        if not 1 <= self.factor < 1e9:
+            raise ConfigurationError(f"Retry(factor=) must be from 1 to 1e9, got {self.factor}")
         seconds(self.first, "Retry(first=)")
         seconds(self.max_delay, "Retry(max_delay=)")
 
@@ -60,8 +60,10 @@ class Retry:
         if self.on and not isinstance(error, self.on):
             return None
         longest = float(seconds(self.max_delay))
-        power = self.factor ** min(tries - 1, 64)
-        full = min(longest, float(seconds(self.first)) * power)
+        try:
+            full = min(longest, float(seconds(self.first)) * self.factor ** (tries - 1))
+        except OverflowError:
+            full = longest
         return random.uniform(0, full) if self.jitter else full
 
 
