@@ -154,7 +154,7 @@ async def info(store: Store, intent: str) -> IntentInfo:
     if not head:
         raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
     fields = {head[i].decode(): head[i + 1].decode() for i in range(0, len(head), 2)}
-    found = _info(intent, fields, body, int(length), last_step(tail), result)
+    found = _info(intent, fields, body, entries=int(length), step=last_step(tail), result=result)
     if found.status is Status.SUBMITTED and "at" in fields:
         lane, entry = fields["at"].split("/", 1)
         stream = keys.stream(found.queue, lane)
@@ -167,7 +167,7 @@ async def info(store: Store, intent: str) -> IntentInfo:
 
 
 def _info(
-    intent: str, fields: dict[str, str], body: bytes | None, entries: int, step: str | None, result: bytes | None
+    intent: str, fields: dict[str, str], body: bytes | None, *, entries: int, step: str | None, result: bytes | None
 ) -> IntentInfo:
     envelope = decode_envelope(body) if body else None
     lane = fields.get("at", fields.get("lane", "")).split("/", 1)[0]

@@ -73,7 +73,7 @@ class Lease:
         return self._keys.partition
 
     def record(self, entries: list[bytes], sink: Sink | None = None) -> Word | None:
-        """Append *entries*; the answer (to *sink*) is the seq of the last, or a refusal. Add to `k` once it is a seq."""
+        """Append *entries*; the answer (to *sink*) is the last seq, or a refusal. Add to `k` once it is a seq."""
         return self._mux.call(
             _record,
             self._keys.partition,

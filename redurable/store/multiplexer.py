@@ -184,9 +184,7 @@ class Multiplexer:
             raise
 
     @overload
-    def call(
-        self, script: Script, partition: int, keys: Sequence[Any], args: Sequence[Any]
-    ) -> asyncio.Future[Any]: ...
+    def call(self, script: Script, partition: int, keys: Sequence[Any], args: Sequence[Any]) -> asyncio.Future[Any]: ...
     @overload
     def call(
         self, script: Script, partition: int, keys: Sequence[Any], args: Sequence[Any], sink: Sink | None

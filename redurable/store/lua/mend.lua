@@ -6,6 +6,7 @@
 -- reply  OK | MENDED | STALE
 -- flags  allow-oom
 -- uses   enqueue rearm
+
 -- Will the group never give this entry, which nobody holds, to anybody?
 local function read_past(of, id)
   local ms, n = id:match('(%d+)-(%d+)')
@@ -36,7 +37,7 @@ end
 if entry and #redis.call('XRANGE', stream, entry, entry) > 0 then
   if #redis.pcall('XPENDING', stream, 'rd', entry, entry, 1) > 0 then return mended end
   if h[1] == 'SUBMITTED' and not read_past(stream, entry) then return mended end
-  drop(stream, entry)
 end
+if entry then drop(stream, entry) end
 redis.call('HSET', head, 'status', 'SUBMITTED', 'at', enqueue(continuation, streams, lane, id))
 return 'MENDED'
