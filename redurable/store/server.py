@@ -30,12 +30,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from redurable.config import resolve_url
 from redurable.errors import ConfigurationError, StoreUnavailable
 from redurable.store.binary import Binary, ask, find_binary, process_of, require_posix, usable
 from redurable.store.private import PrivateServer
 
-__all__ = ["PrivateServer", "ServerInfo", "find", "find_binary", "locate", "project_directory", "start", "stop"]
+__all__ = ["PrivateServer", "ServerInfo", "find", "find_binary", "project_directory", "start", "stop"]
 
 _MARKS = ("pyproject.toml", ".git", ".redurable")
 _START_WITHIN = 60.0  # a large append-only file takes its time to load
@@ -59,26 +58,6 @@ def project_directory(start_at: Path | None = None) -> Path:
         if any((directory / mark).exists() for mark in _MARKS):
             return directory
     return here
-
-
-def locate(url: str | None = None, project: Path | None = None) -> str:
-    """
-    Return the URL to use: *url*, REDURABLE_URL, REDIS_URL, or the project's running embedded server.
-
-    Raises:
-        ConfigurationError: NO_SERVER; there is none of these. Nothing is started here.
-    """
-    given = resolve_url(url)
-    if given is not None:
-        return given
-    running = find(project)
-    if running is None:
-        raise ConfigurationError(
-            f"no server: no URL was given, and none runs for the project {project or project_directory()}",
-            code="NO_SERVER",
-            hint="start one with `redurable dev`, or set REDURABLE_URL=redis://host:6379/0",
-        )
-    return running.url
 
 
 def find(project: Path | None = None) -> ServerInfo | None:

@@ -19,8 +19,9 @@ import redis
 from redurable.errors import ConfigurationError
 from redurable.store import binary as binaries
 from redurable.store import server
+from redurable.store.address import address_of
 from redurable.store.binary import Binary, ask, find_binary, installed
-from redurable.store.server import PrivateServer, find, locate, project_directory, start, stop
+from redurable.store.server import PrivateServer, find, project_directory, start, stop
 
 HERE = installed()
 each_binary = pytest.mark.parametrize("program", HERE, ids=lambda b: b.name)
@@ -112,14 +113,18 @@ def test_the_project_is_the_nearest_marked_parent(tmp_path: Path, mark: str) -> 
 
 
 def test_a_url_wins_over_the_embedded_server(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    own = start()
+    assert address_of().display == own.url
     monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
-    assert locate(None, project) == "redis://elsewhere"
-    assert locate("redis://given", project) == "redis://given"
+    assert address_of().host == "elsewhere"
+    assert address_of("redis://given").host == "given"
 
 
-def test_without_url_and_server_the_error_says_how_to_start_one(project: Path) -> None:
+def test_without_url_and_server_the_error_says_how_to_start_one(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
     with pytest.raises(ConfigurationError) as caught:
-        locate(None, project)
+        address_of()
     assert caught.value.code == "NO_SERVER"
     assert "redurable dev" in caught.value.hint
     assert not (project / ".redurable").exists()
@@ -136,7 +141,6 @@ def test_it_is_started_once_found_and_stopped_with_its_data_kept(
     assert find(project) is None
     first = start(project)
     assert start(project) == first == find(project)
-    assert locate(None, project) == first.url
     assert first.directory == project / ".redurable"
     client(first.url).set("kept", "yes")
     assert stop(project)
