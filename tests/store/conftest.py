@@ -7,13 +7,21 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+import redis
 
+from redurable.config import parse_url
+from redurable.store.binary import installed
+from redurable.store.server import PrivateServer
 from redurable.store.store import Store
 from tests.store.world import World
 from tests.support.invariants import check_all
-from tests.support.servers import Server, binaries
 
 _counter = itertools.count(1)
+
+
+def plain(server: PrivateServer, **options: Any) -> redis.Redis:
+    """Return a client of redis-py beside the code under test."""
+    return redis.Redis(unix_socket_path=server.socket, protocol=2, **options)
 
 
 @pytest.fixture
@@ -22,29 +30,35 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session", params=["redis", "valkey"])
-def real(request: pytest.FixtureRequest) -> Iterator[Server]:
+def binary(request: pytest.FixtureRequest) -> str:
+    """The path of each server program of this machine in turn."""
+    for found in installed():
+        if found.name == request.param:
+            return found.path
+    pytest.skip(f"no {request.param}-server on this machine")
+
+
+@pytest.fixture(scope="session")
+def real(binary: str) -> Iterator[PrivateServer]:
     """A server that tests share and leave as they found it."""
-    found = binaries()
-    if request.param not in found:
-        pytest.skip(f"no {request.param}-server on this machine")
-    with Server(found[request.param]) as server:
+    with PrivateServer(port=0, appendfsync="no", binary=binary) as server:
         yield server
 
 
 @pytest.fixture
-def space(real: Server) -> Iterator[str]:
+def space(real: PrivateServer) -> Iterator[str]:
     """A namespace of the test's own, removed afterwards."""
     name = f"t{next(_counter)}"
     yield name
-    with real.client() as client:
+    with plain(real) as client:
         for key in client.scan_iter(f"{name}:*", count=1000):
             client.delete(key)
 
 
 @pytest.fixture
-async def world(real: Server, space: str) -> AsyncIterator[World]:
+async def world(real: PrivateServer, space: str) -> AsyncIterator[World]:
     """A world on a store of its own; what it left behind is checked for orphans."""
-    store = Store(real.address, space, patience=5)
+    store = Store(parse_url(real.url), space, patience=5)
     await store.start()
     try:
         yield World(store)

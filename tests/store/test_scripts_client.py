@@ -20,7 +20,8 @@ from redurable.model import (
     encode_entry,
 )
 from redurable.store.inspection import failures_of
-from tests.store.conftest import answers
+from redurable.store.server import PrivateServer
+from tests.store.conftest import answers, plain
 from tests.store.world import BODY, FAILURE, FINAL, NOW_MS, OPEN, QUEUE, STATES, STEP, World, result_of
 from tests.support.invariants import check
 
@@ -61,8 +62,8 @@ async def test_a_new_stream_is_found_by_those_who_look_for_streams(world: World)
     assert await world.keeper.all_streams() == [world.keys.stream(QUEUE, "q:normal")]
 
 
-async def test_a_new_earliest_timer_is_told_and_a_later_one_is_not(world: World, real: Any) -> None:
-    with real.client() as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
+async def test_a_new_earliest_timer_is_told_and_a_later_one_is_not(world: World, real: PrivateServer) -> None:
+    with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
         hearing.subscribe(world.keys.timers)
         hearing.get_message(timeout=1)
         for start in ("+5000", "+6000", "+4000"):
@@ -115,9 +116,9 @@ class TestCancel:
         ]  # fmt: skip
         assert await world.call("record", k=0) == 4
 
-    async def test_the_owner_is_told_at_once(self, world: World, real: Any) -> None:
+    async def test_the_owner_is_told_at_once(self, world: World, real: PrivateServer) -> None:
         await world.bring("IN_PROGRESS")
-        with real.client() as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
+        with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe(world.keys.hints("w1"))
             hearing.get_message(timeout=1)
             await world.store.cancel(world.id)
@@ -274,10 +275,10 @@ class TestWatch:
         assert await world.field("watch") == (world.keys.news(world.id) if told else None)
 
     @pytest.mark.parametrize("verb", ["record", "park", "retry", "settle", "cancel"])
-    async def test_each_of_these_is_news(self, world: World, real: Any, verb: str) -> None:
+    async def test_each_of_these_is_news(self, world: World, real: PrivateServer, verb: str) -> None:
         await world.bring("IN_PROGRESS")
         await world.store.watch(world.id)
-        with real.client() as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
+        with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe(world.keys.news(world.id))
             hearing.get_message(timeout=1)
             await world.call(verb)

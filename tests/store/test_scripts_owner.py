@@ -8,7 +8,8 @@ import pytest
 
 from redurable.model import Claimed, decode_entry
 from redurable.store.keys import SOLO
-from tests.store.conftest import answers
+from redurable.store.server import PrivateServer
+from tests.store.conftest import answers, plain
 from tests.store.world import DAY, FAILURE, FINAL, NOW_MS, STALE, STATES, STEP, World, result_of
 from tests.support.invariants import check
 
@@ -249,11 +250,11 @@ class TestSettle:
 
     @pytest.mark.parametrize("size", [0, 16384, 16385])
     async def test_waiters_hear_the_result_or_that_it_is_too_long_to_tell(
-        self, world: World, real: Any, size: int
+        self, world: World, real: PrivateServer, size: int
     ) -> None:
         await world.bring("IN_PROGRESS", reply="c9")
         await world.store.watch(world.id)
-        with real.client() as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
+        with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe("t:r:c9", world.keys.news(world.id))
             for _ in range(2):
                 hearing.get_message(timeout=1)
@@ -264,9 +265,9 @@ class TestSettle:
         assert heard == {b"t:r:c9": news, world.keys.news(world.id).encode(): news}
         await world.mux.command("SET", world.keys.outcome(world.id), result_of("FAILED"))  # a real one again
 
-    async def test_without_a_reply_channel_nothing_is_published(self, world: World, real: Any) -> None:
+    async def test_without_a_reply_channel_nothing_is_published(self, world: World, real: PrivateServer) -> None:
         await world.bring("IN_PROGRESS", reply="")
-        with real.client() as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
+        with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.psubscribe("t:r:*")
             hearing.get_message(timeout=1)
             await world.call("settle")

@@ -12,7 +12,8 @@ from redurable.ids import new_id
 from redurable.model import Claimed, Outcome, Status, decode_entry
 from redurable.store.keeper import Keeper, renewal
 from redurable.store.keys import GROUP, SOLO
-from tests.store.conftest import answers
+from redurable.store.server import PrivateServer
+from tests.store.conftest import answers, plain
 from tests.store.world import CLAIMED, DAY, FINAL, NOW, NOW_MS, QUEUE, STATES, STEP, World, result_of
 from tests.support.invariants import check, check_all
 
@@ -112,9 +113,11 @@ class TestClaim:
     async def test_what_fails_is_skipped_and_the_rest_is_kept(self, world: World) -> None:
         await world.keeper.open([*world.streams, world.solo])
         ids = [await world.submit(new_id(0)) for _ in range(3)]
-        await world.mux.command("SET", world.keys.journal(ids[1]), "not a list")
+        head = world.keys.head(ids[1])
+        await world.mux.command("RENAME", head, "aside")
+        await world.mux.command("SET", head, "not a hash")
         assert [a.id for a in await world.claim(9)] == [ids[0], ids[2]]
-        await world.mux.command("DEL", world.keys.journal(ids[1]))
+        await world.mux.command("RENAME", "aside", head)
         (delivered,) = [p for p in await world.keeper.pending(world.streams[2]) if p.entry == await _at(world, ids[1])]
         assert await world.keeper.recover(delivered) == "OK"  # and the skipped one is not lost
 
@@ -206,10 +209,10 @@ class TestRecover:
         assert (first, second) == (reply, "GONE" if reply == "OK" else reply)
         assert await world.status() == after
 
-    async def test_an_owner_that_listens_is_alive(self, world: World, real: Any) -> None:
+    async def test_an_owner_that_listens_is_alive(self, world: World, real: PrivateServer) -> None:
         await world.bring("IN_PROGRESS")
         before = await world.dump()
-        with real.client() as client, client.pubsub() as hearing:
+        with plain(real) as client, client.pubsub() as hearing:
             hearing.subscribe("t:l:w1")
             hearing.get_message(timeout=1)
             assert await world.call("recover", liveness="t:l:w1") == "ALIVE"
@@ -331,9 +334,9 @@ class TestRecover:
         assert await world.keeper.pending(world.lease.stream) == []
         assert await world.keeper.mend(world.id) == "MENDED"
 
-    async def test_who_looks_for_suspects_is_told(self, world: World, real: Any) -> None:
+    async def test_who_looks_for_suspects_is_told(self, world: World, real: PrivateServer) -> None:
         await world.bring("IN_PROGRESS", max_losses=2)
-        with real.client() as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
+        with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe(world.keys.timers)
             hearing.get_message(timeout=1)
             assert await world.call("recover") == "SUSPECT"

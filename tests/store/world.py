@@ -140,7 +140,10 @@ class World:
             value = given.pop(bare) if bare in given else await self._arg(bare, verb, given)
             words += [len(value), *value] if name.endswith("*") else [value]
         assert not given, f"{verb} has no {given}"
+        before = await self.status() or "none"
         answer = await self.mux.call(script, 0, names, words)
+        after = await self.status() or "none"
+        assert before == after or (before in script.before and after in script.after), f"{verb}: {before} -> {after}"
         return answer.decode() if isinstance(answer, bytes) else answer
 
     async def _at(self) -> tuple[str, str]:
