@@ -26,8 +26,8 @@ from redurable.model import Entry, Envelope, IntentInfo, Outcome, Priority, Stat
 from redurable.runtime.handlers import spec_of
 from redurable.runtime.scope import scope_var
 from redurable.store import inspection
-from redurable.store.keys import check_queue
 from redurable.store.address import address_of
+from redurable.store.keys import check_queue
 from redurable.store.store import Store
 from redurable.store.subscriber import Subscriber
 
@@ -56,6 +56,21 @@ class _Connected:
             self.subscribed = True
             await self.subscriber.start()
             await self.subscriber.subscribe(self.store.keys[0].results(self.name))
+
+    def wait(self, intent: str) -> asyncio.Future[Outcome]:
+        """Return a future of the outcome; cancelled means: read it."""
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.waiters.setdefault(intent, []).append(waiter)
+        return waiter
+
+    def leave(self, intent: str, waiter: asyncio.Future[Outcome]) -> bool:
+        """Wait no more; whether nobody else does."""
+        waiters = self.waiters.get(intent, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
+        if not waiters:
+            self.waiters.pop(intent, None)
+        return not waiters
 
     def _on_message(self, _: str, data: bytes) -> None:
         intent, rest = data[:36].decode(), data[36:]
@@ -218,13 +233,13 @@ class Client:
         connected: _Connected,
         to: str | Handler,
         payload: Any,
-        type: str,
-        idempotency_key: str | None,
-        delay: Seconds | None,
-        deadline: Moment | None,
-        priority: Priority | str,
-        max_delivery_attempts: int | None,
-        labels: dict[str, str] | None,
+        type: str = "",
+        idempotency_key: str | None = None,
+        delay: Seconds | None = None,
+        deadline: Moment | None = None,
+        priority: Priority | str = Priority.NORMAL,
+        max_delivery_attempts: int | None = None,
+        labels: dict[str, str] | None = None,
     ) -> tuple[str, asyncio.Future[Any]]:
         scope = scope_var.get()
         if scope is not None and not scope.inside:
@@ -286,9 +301,18 @@ class Client:
         """
         connected = await self._open()
         await connected.listen()
-        intent = await self.send(to, payload, **options)
-        result = None if isinstance(to, str) else spec_of(to).result.annotation
-        return await self.wait_for(intent, timeout, of=result)
+        intent, answer = self._submit(connected, to, payload, **options)
+        waiter = connected.wait(intent)
+        try:
+            async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
+                self._accepted(await answer, options.get("idempotency_key"))
+                if "idempotency_key" not in options:
+                    await asyncio.wait([waiter], timeout=_RECHECK)
+                told = waiter.done() and not waiter.cancelled()
+                outcome = waiter.result() if told else await self._outcome(connected, intent)
+        finally:
+            connected.leave(intent, waiter)
+        return self._result(intent, outcome, None if isinstance(to, str) else spec_of(to).result.annotation)
 
     @overload
     async def wait_for(self, intent: IntentId[R], timeout: Seconds | None = None) -> R: ...
@@ -309,46 +333,36 @@ class Client:
         """
         async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
             outcome = await self._outcome(await self._open(), intent)
+        return self._result(intent, outcome, of)
+
+    @staticmethod
+    def _result(intent: str, outcome: Outcome, of: Any) -> Any:
         if outcome.status is not Status.COMPLETED:
             raise IntentFailed(intent, outcome.status.value, outcome.error)
         return typed(Any if of is None else of).decode(outcome.result, f"the result of {intent}")
 
     async def _outcome(self, connected: _Connected, intent: str) -> Outcome:
         await connected.listen()
-        loop = asyncio.get_running_loop()
-        mine: bool | None = None
+        channel = connected.store.keys_of(intent).news(intent)
+        watching = False
         while True:
-            waiter: asyncio.Future[Outcome] = loop.create_future()
-            waiters = connected.waiters.setdefault(intent, [])
-            waiters.append(waiter)
+            waiter = connected.wait(intent)
             try:
-                outcome = await inspection.outcome(connected.store, intent)
+                outcome, reply = await inspection.outcome_and_reply(connected.store, intent)
+                if outcome is None and reply != connected.name:
+                    # sent by another process: its result is published on the intent's own channel for who asks
+                    watching = True
+                    await connected.subscriber.subscribe(channel)
+                    await connected.store.watch(intent)
+                    outcome, _ = await inspection.outcome_and_reply(connected.store, intent)
                 if outcome is not None:
                     return outcome
-                if mine is None:
-                    mine = await self._is_mine(connected, intent)
-                    if not mine:
-                        await connected.subscriber.subscribe(connected.store.keys_of(intent).news(intent))
-                if not mine:
-                    await connected.store.watch(intent)
-                    outcome = await inspection.outcome(connected.store, intent)
-                    if outcome is not None:
-                        return outcome
-                done, _ = await asyncio.wait([waiter], timeout=_RECHECK)
-                if done and not waiter.cancelled():
+                await asyncio.wait([waiter], timeout=_RECHECK)
+                if waiter.done() and not waiter.cancelled():
                     return waiter.result()
             finally:
-                waiters.remove(waiter)
-                if not waiters:
-                    connected.waiters.pop(intent, None)
-                    if mine is False and intent not in connected.watched:
-                        connected.subscriber.unsubscribe(connected.store.keys_of(intent).news(intent))
-                        mine = None
-
-    async def _is_mine(self, connected: _Connected, intent: str) -> bool:
-        head = connected.store.keys_of(intent).head(intent)
-        reply = await connected.store.mux.command("HGET", head, "reply")
-        return bool(reply is not None and reply.decode() == connected.name)
+                if connected.leave(intent, waiter) and watching and intent not in connected.watched:
+                    connected.subscriber.unsubscribe(channel)
 
     # --- looking ----------------------------------------------------------------------------------------------------
 

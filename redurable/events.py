@@ -2,8 +2,8 @@
 What the floors below tell the floors above, without knowing them.
 
 A lower floor calls `emit("step.recorded", intent=..., step=...)`; telemetry and tests subscribe. Invariants: a
-subscriber that raises is logged once and never disturbs the emitter; with no subscriber an emit costs one
-truth test, and one that nobody asked for by name a look-up. Names are `noun.verb-past`.
+subscriber that raises is logged once and never disturbs the emitter; an event that nobody asks for costs a look into
+a dict. Names are `noun.verb-past`.
 """
 
 from __future__ import annotations
@@ -12,31 +12,49 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["Subscriber", "emit", "subscribe"]
+__all__ = ["Subscriber", "emit", "subscribe", "wanted"]
 
 Subscriber = Callable[[str, dict[str, Any]], None]
-_subscribers: tuple[tuple[Subscriber, frozenset[str] | None], ...] = ()
+_everything: tuple[Subscriber, ...] = ()
+_named: dict[str, tuple[Subscriber, ...]] = {}
+_failed: set[int] = set()  # ids of subscribers whose failure has been logged: events are too many to log each
 
 
 def subscribe(subscriber: Subscriber, names: Iterable[str] | None = None) -> Callable[[], None]:
-    """Call *subscriber(name, fields)* at every event (of *names*) from now on; return a function that ends it."""
-    global _subscribers
-    mine = (subscriber, None if names is None else frozenset(names))
-    _subscribers = (*_subscribers, mine)
+    """
+    Call *subscriber(name, fields)* at every event (of *names*) from now on; return a function that ends it.
+
+    Name what you need: some events come tens of thousands of times a second, and cost nothing while nobody asks.
+    """
+    global _everything
+    mine = None if names is None else tuple(names)
+    if mine is None:
+        _everything = (*_everything, subscriber)
+    for name in mine or ():
+        _named[name] = (*_named.get(name, ()), subscriber)
 
     def unsubscribe() -> None:
-        global _subscribers
-        _subscribers = tuple(s for s in _subscribers if s is not mine)
+        global _everything
+        if mine is None:
+            _everything = tuple(s for s in _everything if s is not subscriber)
+        for name in mine or ():
+            _named[name] = tuple(s for s in _named[name] if s is not subscriber)
+        _failed.discard(id(subscriber))
 
     return unsubscribe
 
 
+def wanted(name: str) -> bool:
+    """Return whether anyone asks for *name*; for emitters to whom gathering the fields is dear."""
+    return bool(_everything or _named.get(name))
+
+
 def emit(name: str, /, **fields: Any) -> None:
     """Tell every subscriber that *name* happened."""
-    for subscriber, names in _subscribers:
-        if names is not None and name not in names:
-            continue
+    for subscriber in (*_everything, *_named.get(name, ())):
         try:
             subscriber(name, fields)
         except Exception:
-            logging.getLogger("redurable").exception("an event subscriber failed on %s", name)
+            if id(subscriber) not in _failed:
+                _failed.add(id(subscriber))
+                logging.getLogger("redurable").exception("an event subscriber failed on %s", name)

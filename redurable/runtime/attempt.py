@@ -31,7 +31,7 @@ from redurable.errors import (
     TerminalError,
     UsageError,
 )
-from redurable.events import emit
+from redurable.events import emit, wanted
 from redurable.journal.cursor import INSIDE, Cursor
 from redurable.model import (
     AttemptFailed,
@@ -116,7 +116,8 @@ class Attempt:
         """Run to the attempt's end; `ended` tells how: a final status, or retry, parked, released, lost."""
         self.task = asyncio.current_task()
         scope_var.set(self.main)
-        emit("attempt.started", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt)
+        if wanted("attempt.started"):
+            emit("attempt.started", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt)
         try:
             self.ended = await self._pipe()
         except StoreError as error:
@@ -125,8 +126,9 @@ class Attempt:
         finally:
             self.conductor.over = True
             self._cancel_leftovers()
-            emit("attempt.ended", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt,
-                 ended=self.ended, age=now_ms() - self.lease.created)  # fmt: skip
+            if wanted("attempt.ended"):
+                emit("attempt.ended", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt,
+                     ended=self.ended, age=now_ms() - self.lease.created)  # fmt: skip
 
     def hint(self) -> None:
         """Something was appended to the journal from outside."""
@@ -167,7 +169,8 @@ class Attempt:
         lease = self.lease
         try:
             arguments = self.spec.bind(self.envelope.payload)
-            arguments |= await self._resources.provide(self.spec)
+            if self.spec.depends:
+                arguments |= await self._resources.provide(self.spec)
         except Exception as error:  # a payload that does not fit, or a dependency that could not be made
             if isinstance(error, SerialisationError | msgspec.DecodeError):
                 return await self._settle(Status.FAILED, error=ErrorInfo.of(error))

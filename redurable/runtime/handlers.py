@@ -62,16 +62,15 @@ class HandlerSpec:
     _single: str | None = None
     _result: Typed | None = None
     _resolved: bool = False
+    is_async: bool = field(init=False)  # runs on the loop, else in a thread
+
+    def __post_init__(self) -> None:
+        self.is_async = inspect.iscoroutinefunction(self.function)
 
     @property
     def name(self) -> str:
         """module.qualname, as people know it."""
         return f"{self.function.__module__}.{self.function.__qualname__}"
-
-    @property
-    def is_async(self) -> bool:
-        """Whether it runs on the loop; else in a thread."""
-        return inspect.iscoroutinefunction(self.function)
 
     @property
     def result(self) -> Typed:
@@ -235,7 +234,7 @@ def spec_of(function: Any, queue: str | None = None) -> HandlerSpec:
             **{
                 name: getattr(spec, name)
                 for name in HandlerSpec.__dataclass_fields__
-                if not name.startswith("_") and name != "queue"
+                if not name.startswith("_") and name not in ("queue", "is_async")
             },
             queue=check_queue(queue),
         )
@@ -307,7 +306,7 @@ class Resources:
 
     async def provide(self, spec: HandlerSpec) -> dict[str, Any]:
         """Return the objects that the handler's parameters ask for, made now if they are not yet."""
-        given = {}
+        given: dict[str, Any] = {}
         for name, depends in spec.depends.items():
             if depends.make not in self._made:
                 self._made[depends.make] = await self._make(depends.make)

@@ -118,15 +118,21 @@ def last_step(entries: Iterable[bytes]) -> str | None:
 
 async def outcome(store: Store, intent: str) -> Outcome | None:
     """Return how *intent* ended, None while it is open; NotFound when it is not there."""
+    return (await outcome_and_reply(store, intent))[0]
+
+
+async def outcome_and_reply(store: Store, intent: str) -> tuple[Outcome | None, str]:
+    """Return the outcome, and the client that the result is published to; see `outcome`."""
     keys = store.keys_of(intent)
-    status = store.mux.command("HGET", keys.head(intent), "status")
+    head = store.mux.command("HMGET", keys.head(intent), "status", "reply")
     data = await store.mux.command("GET", keys.outcome(intent))
-    word = await status
+    word, reply = await head
+    name = reply.decode() if reply else ""
     if word is None:
         raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
     if not Status(word.decode()).final:
-        return None
-    return _decode_outcome(data) if data else Outcome(status=Status(word.decode()))
+        return None, name
+    return (_decode_outcome(data) if data else Outcome(status=Status(word.decode()))), name
 
 
 def unpack_outcome(data: bytes) -> Outcome:

@@ -74,6 +74,8 @@ class _Command:
         for future in self.futures:
             if not future.done():
                 future.set_exception(error)
+                if isinstance(future, asyncio.Future):
+                    future.exception()  # whoever wanted it may be gone: not worth a report at exit
 
 
 class _Batch(_Command):
@@ -146,7 +148,8 @@ class Multiplexer:
         self._preload = b"".join(pack(("SCRIPT", "LOAD", s.source)) for s in scripts)
         self._sources = {s.sha: s.source for s in scripts}
         self._on_connect = on_connect
-        self._silence = silence if patience is None else min(silence, max(1.0, patience))
+        self._silence = silence if patience is None else min(silence, patience)
+        self._tick = min(1.0, self._silence / 4)
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._open: dict[tuple[Script, int], _Batch] = {}
@@ -296,7 +299,7 @@ class Multiplexer:
         self._unsent.clear()
 
     def _look(self) -> None:
-        """Once a second while calls are out: a server that says nothing for long has its connection cut."""
+        """Every tick while calls are out: a server that says nothing for long has its connection cut."""
         self._watch = None
         if self._link is None:
             self._give_up()
@@ -306,11 +309,11 @@ class Multiplexer:
             if not self._sent:
                 return
             self._silent += 1
-            if self._silent > self._silence:
+            if self._silent * self._tick > self._silence:
                 self._link.close()
                 self._on_lost(TimeoutError(f"no answer for {self._silence:g} s"))
                 return
-        self._watch = self._loop.call_later(1.0, self._look)
+        self._watch = self._loop.call_later(self._tick, self._look)
 
     def _give_up(self) -> None:
         """Without a connection: fail the calls whose patience is over."""
@@ -338,7 +341,7 @@ class Multiplexer:
         if self._connecting is None or self._connecting.done() or anew:
             self._connecting = background(self._keep_connecting())
         if self._watch is None:
-            self._watch = later(self._loop, 1.0, self._look)
+            self._watch = later(self._loop, self._tick, self._look)
 
     async def _keep_connecting(self) -> None:
         delay = 0.005

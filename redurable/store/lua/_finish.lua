@@ -1,7 +1,9 @@
--- Writes how an intent ended and tells its waiters. `channels` is the prefix of result channels.
-local function finish(keys, id, status, result, keep, channels)
+-- Writes how an intent ended and tells its waiters. `channels` is the prefix of result channels; `told`, if the caller
+-- has read them, the head's fields named in TOLD.
+local TOLD = {'reply', 'watch', 'deadline', 'wake', 'start', 'cursors'}
+local function finish(keys, id, status, result, keep, channels, told)
   local head = keys.head
-  local told = redis.call('HMGET', head, 'reply', 'watch', 'deadline', 'wake', 'start', 'cursors')
+  told = told or redis.call('HMGET', head, unpack(TOLD))
   redis.call('HSET', head, 'status', status, 'finished', now_ms())
   redis.call('HDEL', head, 'at', 'base', 'reply', 'watch', 'wake', 'start', 'reason', 'cursors')
   if result ~= '' then redis.call('SET', keys.outcome, result) end

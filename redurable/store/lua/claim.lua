@@ -40,10 +40,8 @@ local function take(index, entry, id)
   local fence = text .. ':' .. worker .. ':' .. number
   h[3] = tostring((tonumber(h[3] or nil) or 0) + 1)
   h[7] = h[7] or string.format('%.0f', math.floor(us / 1000))
-  local base
-  if h[3] == '1' then
-    base = redis.call('LLEN', journal)
-  else
+  local base = 0
+  if h[3] ~= '1' then
     -- MessagePack by hand: two short texts behind the worker's ready-made beginning
     base = redis.call('RPUSH', journal,
       claimed .. string.char(160 + #h[3]) .. h[3] .. string.char(160 + #text) .. text)

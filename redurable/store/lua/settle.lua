@@ -6,11 +6,12 @@
 -- reply  OK | DUPLICATE | REGRESSED | FENCED | WRONG_STATE | NOT_FOUND
 -- flags  allow-oom
 -- uses   finish
-local h = redis.call('HMGET', head, 'status', 'fence', 'base')
-if h[1] == status and h[2] == fence then return 'OK' end
-local no = refused(h[1], h[2], fence) or miscounted(journal, h[3], k)
+-- the first six are what finish wants to know
+local h = redis.call('HMGET', head, 'reply', 'watch', 'deadline', 'wake', 'start', 'cursors', 'status', 'fence', 'base')
+if h[7] == status and h[8] == fence then return 'OK' end
+local no = refused(h[7], h[8], fence) or (k ~= '0' and miscounted(journal, h[9], k))
 if no then return no end
 drop(stream, entry)
 finish({head = head, outcome = outcome, view = view, timers = timers, cursors = cursors},
-  id, status, result, keep, channels)
+  id, status, result, keep, channels, h)
 return 'OK'
