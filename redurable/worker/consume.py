@@ -22,6 +22,7 @@ from redurable.errors import StoreError
 from redurable.events import emit
 from redurable.store.keeper import Keeper
 from redurable.store.multiplexer import Multiplexer
+from redurable.tasks import background
 
 if TYPE_CHECKING:
     from redurable.worker.worker import Worker
@@ -68,6 +69,8 @@ class _Consumer:
         worker = self.worker
         given: list[tuple[str, bytes, bytes]] = []
         stop = asyncio.ensure_future(worker.stopping.wait())
+        # the only way to end a blocking read from here; what it delivers meanwhile is found in our pending list
+        stop.add_done_callback(lambda _: background(self.reader.close()))
         worker.suspects.set()
         try:
             while not worker.stopping.is_set():
@@ -81,7 +84,7 @@ class _Consumer:
                     continue
                 now, given = given[:free], given[free:]
                 if await self._claim(self.streams, self.limits, free, now) == 0 and not now:
-                    given = await self._read(free, stop)
+                    given = await self._read(free)
         finally:
             stop.cancel()
             # what was delivered and not claimed is found in our pending list by the others, uncounted
@@ -101,19 +104,17 @@ class _Consumer:
                 await asyncio.sleep(0)
         return len(leases)
 
-    async def _read(self, count: int, stop: asyncio.Future[Any]) -> list[tuple[str, bytes, bytes]]:
-        """Wait for entries; the read is never cancelled, it is ended by the server."""
+    async def _read(self, count: int) -> list[tuple[str, bytes, bytes]]:
+        """Wait for entries; the read is never cancelled."""
         marks = [">"] * len(self.streams)
-        pending = self.reader.command(
-            "XREADGROUP", "GROUP", "rd", self.worker.id, "COUNT", count, "BLOCK", _BLOCK_MS,
-            "STREAMS", *self.streams, *marks,
-        )  # fmt: skip
-        await asyncio.wait([pending, stop], return_when=asyncio.FIRST_COMPLETED)
-        if not pending.done():
-            return []  # the worker stops; what the read still delivers goes back when the process is dismissed
         try:
-            reply = pending.result()
+            reply = await self.reader.command(
+                "XREADGROUP", "GROUP", "rd", self.worker.id, "COUNT", count, "BLOCK", _BLOCK_MS,
+                "STREAMS", *self.streams, *marks,
+            )  # fmt: skip
         except StoreError as error:
+            if self.worker.stopping.is_set():
+                return []
             if "NOGROUP" not in str(error) and "UNBLOCKED" not in str(error):
                 raise
             emit("streams.reopened", worker=self.worker.id)
