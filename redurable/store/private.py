@@ -1,5 +1,6 @@
 """
-A server of one's own, for tests, the demo and benchmarks: a child process that ends with its owner's `with` block.
+A server of one's own, for tests, the demo and benchmarks: a child process that ends with its owner's `with` block,
+and with its owner, however that dies: a watcher holds the other end of a pipe that only the owner keeps open.
 
 Unlike the embedded server nobody else finds it. Its data directory outlives a kill, so that a crash of the store
 can be played: `kill` and `restart` keep address and data.
@@ -24,6 +25,7 @@ from redurable.store.binary import ask, find_binary, require_posix
 __all__ = ["PrivateServer"]
 
 READY_WITHIN = 30.0
+_WATCH = 'read _; kill -TERM "$0"; kill -CONT "$0"'  # $0 is the server; a frozen one has to be thawed to end
 
 
 class PrivateServer:
@@ -58,6 +60,7 @@ class PrivateServer:
         self.appendfsync = appendfsync
         self.args = tuple(args)
         self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -86,6 +89,7 @@ class PrivateServer:
                 self._process = subprocess.Popen(
                     self._words(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
+            self._watch(self._process.pid)
             self._ready(self._process)
         return self
 
@@ -93,6 +97,7 @@ class PrivateServer:
         """End it in order, its data on disk; nothing happens when it does not run."""
         if self._process is None or not self.running:
             return
+        self._unwatch()
         self.thaw()
         self._process.terminate()
         try:
@@ -103,6 +108,7 @@ class PrivateServer:
     def kill(self) -> None:
         """End it as a crash would (SIGKILL); return once it is gone."""
         child = self._child()
+        self._unwatch()
         child.kill()
         child.wait()
 
@@ -139,6 +145,23 @@ class PrivateServer:
             raise ConfigurationError("the private server was not started", hint="call start(), or use it in a with")
         return self._process
 
+    def _watch(self, pid: int) -> None:
+        words = ["/bin/sh", "-c", _WATCH, str(pid)]
+        quiet = subprocess.DEVNULL
+        self._unwatch()
+        self._watcher = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
+        )
+
+    def _unwatch(self) -> None:
+        """End the watcher before the server, so that it can never signal another process of that number."""
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.wait()
+            if self._watcher.stdin is not None:
+                self._watcher.stdin.close()
+            self._watcher = None
+
     def _words(self) -> list[str]:
         words = [self.binary, "--port", str(self.port or 0), "--bind", "127.0.0.1", "--dir", str(self.directory)]
         words += ["--unixsocket", self.socket, "--unixsocketperm", "700", "--save", ""]
@@ -156,9 +179,7 @@ class PrivateServer:
             if reply is not None and not reply.startswith("-LOADING"):
                 return
             time.sleep(0.005)
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        self.kill()
         log = (self.directory / "server.log").read_text(errors="replace")[-2000:]
         raise ConfigurationError(f"{self.binary} did not start in {self.directory}:\n{log}", code="NO_SERVER")
 

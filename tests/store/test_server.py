@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -291,3 +292,16 @@ def test_a_private_server_that_will_not_start_shows_its_log() -> None:
     with pytest.raises(ConfigurationError, match="no-such-option") as caught, PrivateServer(args=("--no-such-option",)):
         pass
     assert caught.value.code == "NO_SERVER"
+
+
+@pytest.mark.crash
+def test_a_private_server_ends_with_its_owner_however_that_dies(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from redurable.store.private import PrivateServer as S; s = S(sys.argv[1]).start()\n"
+        "print(s.pid, s.socket, flush=True); s.freeze(); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    pid, path = done.stdout.split()
+    until(lambda: not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE)
+    shutil.rmtree(Path(path).parent)
