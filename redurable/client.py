@@ -9,14 +9,17 @@ slow re-check is the safety net. Invariant: once `send` returns, the intent is s
 from __future__ import annotations
 
 import asyncio
+import builtins
+import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from datetime import datetime
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from redurable.clock import Moment, Seconds, deadline_ms, now_ms, seconds
+from redurable.clock import Moment, Seconds, deadline_ms, seconds
 from redurable.codec import NIL, digest, encode, typed
 from redurable.config import max_payload
 from redurable.config import namespace as namespace_of
@@ -28,74 +31,45 @@ from redurable.runtime.scope import scope_var
 from redurable.store import inspection
 from redurable.store.address import address_of
 from redurable.store.keys import check_queue
+from redurable.store.results import RECHECK, Results
 from redurable.store.store import Store
-from redurable.store.subscriber import Subscriber
 
-__all__ = ["Client"]
+__all__ = ["Client", "SendOptions"]
 
 R = TypeVar("R")
-Handler = Callable[..., Any]
-_RECHECK = 10.0
 _WAVE = 4000  # intents of send_many under way at once
 _encode_envelope = msgspec.msgpack.Encoder().encode
+
+
+class SendOptions(TypedDict, total=False):
+    """
+    How an intent is sent.
+
+    Keys:
+        type: The handler's name within the queue, if several share it.
+        idempotency_key: A second send with it returns the first intent's id for as long as that intent is kept.
+        delay: Seconds, or a timedelta, before it may start.
+        deadline: An aware datetime, or seconds or a timedelta from now; then it ends TIMED_OUT.
+        priority: "high", "normal" or "low", among the fresh intents of the queue.
+        max_delivery_attempts: Owners that may be lost in a row; the handler's by default.
+        labels: Short texts to find it by.
+    """
+
+    type: str
+    idempotency_key: str | None
+    delay: Seconds | None
+    deadline: Moment | None
+    priority: Priority | str
+    max_delivery_attempts: int | None
+    labels: dict[str, str] | None
 
 
 class _Connected:
     """What one event loop's use of a client needs."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.name = name
-        self.subscriber = Subscriber(store.topology, self._on_message, self._on_subscribed)
-        self.subscribed = False
-        self.waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
-        self.watched: dict[str, asyncio.Event] = {}
-
-    async def listen(self) -> None:
-        if not self.subscribed:
-            self.subscribed = True
-            await self.subscriber.start()
-            await self.subscriber.subscribe(self.store.keys[0].results(self.name))
-
-    def wait(self, intent: str) -> asyncio.Future[Outcome]:
-        """Return a future of the outcome; cancelled means: read it."""
-        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.waiters.setdefault(intent, []).append(waiter)
-        return waiter
-
-    def leave(self, intent: str, waiter: asyncio.Future[Outcome]) -> bool:
-        """Wait no more; whether nobody else does."""
-        waiters = self.waiters.get(intent, [])
-        if waiter in waiters:
-            waiters.remove(waiter)
-        if not waiters:
-            self.waiters.pop(intent, None)
-        return not waiters
-
-    def _on_message(self, _: str, data: bytes) -> None:
-        intent, rest = data[:36].decode(), data[36:]
-        news = self.watched.get(intent)
-        if news is not None:
-            news.set()
-        waiters = self.waiters.get(intent)
-        if waiters and rest != b"+":
-            if rest == b"?":
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.cancel()  # too large for a message: the waiter reads it
-                return
-            outcome = inspection.unpack_outcome(rest)
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(outcome)
-
-    def _on_subscribed(self, reconnected: bool) -> None:
-        if reconnected:
-            for news in self.watched.values():
-                news.set()
-            for waiters in self.waiters.values():
-                for waiter in waiters:
-                    waiter.cancel()  # whoever waits reads again
+        self.results = Results(store, secrets.token_hex(6))
 
 
 class Client:
@@ -108,9 +82,7 @@ class Client:
         patience: Seconds to wait for a server that is away before StoreUnavailable.
     """
 
-    def __init__(
-        self, url: str | None = None, *, namespace: str | None = None, patience: Seconds = 30.0
-    ) -> None:
+    def __init__(self, url: str | None = None, *, namespace: str | None = None, patience: Seconds = 30.0) -> None:
         self._url = url
         self._namespace = namespace_of(namespace)
         self._patience = seconds(patience, "Client(patience=)")
@@ -130,7 +102,7 @@ class Client:
         """Drop the connections; waits under way end with StoreUnavailable."""
         if self._connected is not None:
             connected, self._connected = self._connected, None
-            await connected.subscriber.close()
+            await connected.results.close()
             await connected.store.close()
 
     async def _open(self) -> _Connected:
@@ -144,24 +116,20 @@ class Client:
             if self._connected is None:
                 store = Store(address_of(self._url), self._namespace, patience=self._patience)
                 await store.start()
-                self._connected = _Connected(store, secrets.token_hex(6))
+                self._connected = _Connected(store)
             return self._connected
 
     # --- producers --------------------------------------------------------------------------------------------------
 
+    @overload
     async def send(
-        self,
-        to: str | Handler,
-        payload: Any = None,
-        *,
-        type: str = "",
-        idempotency_key: str | None = None,
-        delay: Seconds | None = None,
-        deadline: Moment | None = None,
-        priority: Priority | str = Priority.NORMAL,
-        max_delivery_attempts: int | None = None,
-        labels: dict[str, str] | None = None,
-    ) -> IntentId[Any]:
+        self, to: Callable[..., Coroutine[Any, Any, R]], payload: Any = None, **options: Unpack[SendOptions]
+    ) -> IntentId[R]: ...
+    @overload
+    async def send(self, to: Callable[..., R], payload: Any = None, **options: Unpack[SendOptions]) -> IntentId[R]: ...
+    @overload
+    async def send(self, to: str, payload: Any = None, **options: Unpack[SendOptions]) -> IntentId[Any]: ...
+    async def send(self, to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> IntentId[Any]:
         """
         Store an intent for *to* and return its id.
 
@@ -171,58 +139,53 @@ class Client:
         Args:
             to: A queue's name, or the handler itself; then the payload is checked against its annotations.
             payload: Anything that MessagePack holds, dataclasses, msgspec Structs, pydantic models.
-            type: The handler's name within the queue, if several share it.
-            idempotency_key: A second send with it returns the first intent's id for as long as that intent is kept.
-            delay: Seconds, or a timedelta, before it may start.
-            deadline: An aware datetime, or seconds or a timedelta from now; then it ends TIMED_OUT.
-            priority: "high", "normal" or "low", among the fresh intents of the queue.
-            max_delivery_attempts: Owners that may be lost in a row; the handler's by default.
-            labels: Short texts to find it by.
+            options: See `SendOptions`.
 
         Raises:
             PayloadTooLarge, SerialisationError: Nothing was stored.
             IdempotencyConflict: The key was used with another payload; that intent is unchanged.
             StoreUnavailable: Not known whether it was stored; repeat with the same *idempotency_key*.
         """
-        connected = await self._open()
-        intent, answer = self._submit(
-            connected, to, payload, type, idempotency_key, delay, deadline, priority, max_delivery_attempts, labels
-        )
-        self._accepted(await answer, idempotency_key)
+        intent, answer = self._submit(await self._open(), to, payload, **options)
+        self._accepted(await answer, options.get("idempotency_key"))
         return IntentId(intent)
 
+    @overload
     async def send_many(
-        self,
-        to: str | Handler,
-        payloads: Iterable[Any],
-        *,
-        type: str = "",
-        delay: Seconds | None = None,
-        deadline: Moment | None = None,
-        priority: Priority | str = Priority.NORMAL,
-        max_delivery_attempts: int | None = None,
-        labels: dict[str, str] | None = None,
-    ) -> list[IntentId[Any]]:
+        self, to: Callable[..., Coroutine[Any, Any, R]], payloads: Iterable[Any], **options: Unpack[SendOptions]
+    ) -> builtins.list[IntentId[R]]: ...
+    @overload
+    async def send_many(
+        self, to: Callable[..., R], payloads: Iterable[Any], **options: Unpack[SendOptions]
+    ) -> builtins.list[IntentId[R]]: ...
+    @overload
+    async def send_many(
+        self, to: str, payloads: Iterable[Any], **options: Unpack[SendOptions]
+    ) -> builtins.list[IntentId[Any]]: ...
+    async def send_many(
+        self, to: Any, payloads: Iterable[Any], **options: Unpack[SendOptions]
+    ) -> builtins.list[IntentId[Any]]:
         """
         Store an intent for each of *payloads*, thousands in one flush; see `send`.
 
         Raises:
-            PayloadTooLarge, SerialisationError: Those before the bad one may be stored; none after it is.
+            PayloadTooLarge, SerialisationError: Those before the bad one are stored; none after it is.
+            ConfigurationError: An idempotency key names one call; it cannot name many.
         """
+        if options.get("idempotency_key") is not None:
+            raise ConfigurationError("send_many() takes no idempotency_key: it would make all of them one intent")
         connected = await self._open()
-        ids: list[IntentId[Any]] = []
-        answers: list[asyncio.Future[Any]] = []
+        ids: builtins.list[IntentId[Any]] = []
+        answers: builtins.list[asyncio.Future[Any]] = []
         try:
             for payload in payloads:
-                intent, answer = self._submit(
-                    connected, to, payload, type, None, delay, deadline, priority, max_delivery_attempts, labels
-                )
+                intent, answer = self._submit(connected, to, payload, **options)
                 ids.append(IntentId(intent))
                 answers.append(answer)
                 if len(answers) >= _WAVE:
-                    # the first of a wave ends last but few: the next one is packed while Redis works
-                    half, answers = answers[: _WAVE // 2], answers[_WAVE // 2 :]
-                    await half[-1]
+                    # answers come in order; the next part is packed while Redis works at this one
+                    done, answers = answers[: _WAVE // 2], answers[_WAVE // 2 :]
+                    await asyncio.gather(*done)
         finally:
             if answers:
                 await asyncio.gather(*answers)
@@ -231,7 +194,7 @@ class Client:
     def _submit(
         self,
         connected: _Connected,
-        to: str | Handler,
+        to: Any,
         payload: Any,
         type: str = "",
         idempotency_key: str | None = None,
@@ -270,19 +233,18 @@ class Client:
         envelope = Envelope(type, msgspec.Raw(data), labels or {}, idempotency_key or "")
         due = ""
         if deadline is not None:
-            due = f"+{int(seconds(deadline, 'deadline') * 1000)}" if not _is_moment(deadline) else str(
-                deadline_ms(deadline, now_ms())
-            )  # fmt: skip
+            # relative ones are added to the server's clock, not to this machine's
+            due = ("" if isinstance(deadline, datetime) else "+") + str(deadline_ms(deadline, 0))
         answer = store.submit(
             intent,
             _encode_envelope(envelope),
             queue,
             lane,
-            reply=connected.name,
+            reply=connected.results.name,
             digest=check,
             deadline=due,
             max_losses=max_delivery_attempts,
-            delay_ms=0 if delay is None else int(seconds(delay, "delay") * 1000),
+            delay_ms=0 if delay is None else round(seconds(delay, "delay") * 1000),
         )
         return intent, answer
 
@@ -293,25 +255,48 @@ class Client:
                 hint="use one key per logical call; the first intent is unchanged",
             )
 
-    async def call(self, to: str | Handler, payload: Any = None, *, timeout: Seconds | None = None, **options: Any) -> Any:
+    @overload
+    async def call(
+        self,
+        to: Callable[..., Coroutine[Any, Any, R]],
+        payload: Any = None,
+        *,
+        timeout: Seconds | None = None,
+        **options: Unpack[SendOptions],
+    ) -> R: ...
+    @overload
+    async def call(
+        self,
+        to: Callable[..., R],
+        payload: Any = None,
+        *,
+        timeout: Seconds | None = None,
+        **options: Unpack[SendOptions],
+    ) -> R: ...
+    @overload
+    async def call(
+        self, to: str, payload: Any = None, *, timeout: Seconds | None = None, **options: Unpack[SendOptions]
+    ) -> Any: ...
+    async def call(
+        self, to: Any, payload: Any = None, *, timeout: Seconds | None = None, **options: Unpack[SendOptions]
+    ) -> Any:
         """
-        Send an intent and wait for its result; *options* as `send`, *timeout* as `wait_for`.
+        Send an intent and return its result: `send` and `wait_for` in one, restored as the handler is annotated.
 
-        The waiter is registered before the intent is sent: nothing is read on the way.
+        The waiter is registered before the intent is sent, so nothing is read on the way.
         """
         connected = await self._open()
-        await connected.listen()
+        results = connected.results
+        await results.listen()
         intent, answer = self._submit(connected, to, payload, **options)
-        waiter = connected.wait(intent)
+        waiter = results.expect(intent)
         try:
             async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
                 self._accepted(await answer, options.get("idempotency_key"))
-                if "idempotency_key" not in options:
-                    await asyncio.wait([waiter], timeout=_RECHECK)
-                told = waiter.done() and not waiter.cancelled()
-                outcome = waiter.result() if told else await self._outcome(connected, intent)
+                fresh = options.get("idempotency_key") is None
+                outcome = await (results.sent(intent, waiter) if fresh else results.outcome(intent))
         finally:
-            connected.leave(intent, waiter)
+            results.leave(intent, waiter)
         return self._result(intent, outcome, None if isinstance(to, str) else spec_of(to).result.annotation)
 
     @overload
@@ -332,7 +317,7 @@ class Client:
             NotFound: There is no such intent.
         """
         async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
-            outcome = await self._outcome(await self._open(), intent)
+            outcome = await (await self._open()).results.outcome(intent)
         return self._result(intent, outcome, of)
 
     @staticmethod
@@ -341,48 +326,22 @@ class Client:
             raise IntentFailed(intent, outcome.status.value, outcome.error)
         return typed(Any if of is None else of).decode(outcome.result, f"the result of {intent}")
 
-    async def _outcome(self, connected: _Connected, intent: str) -> Outcome:
-        await connected.listen()
-        channel = connected.store.keys_of(intent).news(intent)
-        watching = False
-        while True:
-            waiter = connected.wait(intent)
-            try:
-                outcome, reply = await inspection.outcome_and_reply(connected.store, intent)
-                if outcome is None and reply != connected.name:
-                    # sent by another process: its result is published on the intent's own channel for who asks
-                    watching = True
-                    await connected.subscriber.subscribe(channel)
-                    await connected.store.watch(intent)
-                    outcome, _ = await inspection.outcome_and_reply(connected.store, intent)
-                if outcome is not None:
-                    return outcome
-                await asyncio.wait([waiter], timeout=_RECHECK)
-                if waiter.done() and not waiter.cancelled():
-                    return waiter.result()
-            finally:
-                if connected.leave(intent, waiter) and watching and intent not in connected.watched:
-                    connected.subscriber.unsubscribe(channel)
-
     # --- looking ----------------------------------------------------------------------------------------------------
 
     async def get(self, intent: str) -> IntentInfo:
         """Return what is known of *intent* now; NotFound if there is none."""
         return await inspection.info((await self._open()).store, intent)
 
-    async def history(self, intent: str, since: int = 0) -> list[tuple[int, Entry]]:
+    async def history(self, intent: str, since: int = 0) -> builtins.list[tuple[int, Entry]]:
         """Return (seq, entry) of its journal after seq *since*; NotFound if there is no such intent."""
         return await inspection.history((await self._open()).store, intent, since)
 
     async def observe(self, intent: str, since: int = 0) -> AsyncIterator[tuple[int, Entry]]:
         """Give (seq, entry) after *since* as they are recorded, until the intent has ended."""
         connected = await self._open()
-        await connected.listen()
-        store = connected.store
-        news = connected.watched.setdefault(intent, asyncio.Event())
-        channel = store.keys_of(intent).news(intent)
+        store, results = connected.store, connected.results
+        news = await results.watch(intent)
         try:
-            await connected.subscriber.subscribe(channel)
             while True:
                 news.clear()
                 await store.watch(intent)
@@ -392,14 +351,11 @@ class Client:
                     yield seq, entry
                 if ended is not None:
                     return
-                try:
-                    async with asyncio.timeout(_RECHECK):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RECHECK):
                         await news.wait()
-                except TimeoutError:
-                    continue
         finally:
-            connected.watched.pop(intent, None)
-            connected.subscriber.unsubscribe(channel)
+            results.unwatch(intent, news)
 
     async def list(
         self,
@@ -408,17 +364,17 @@ class Client:
         status: Status | str | None = None,
         label: tuple[str, str] | None = None,
         limit: int = 100,
-    ) -> list[IntentInfo]:
+    ) -> builtins.list[IntentInfo]:
         """Return up to *limit* intents that fit; finished ones newest first."""
         store = (await self._open()).store
         wanted = None if status is None else Status(status)
         return await inspection.intents(store, queue=queue, status=wanted, label=label, limit=limit)
 
-    async def queues(self) -> list[inspection.QueueInfo]:
+    async def queues(self) -> builtins.list[inspection.QueueInfo]:
         """Return every queue that ever held an intent, with its depth."""
         return await inspection.queues((await self._open()).store)
 
-    async def workers(self) -> list[inspection.WorkerInfo]:
+    async def workers(self) -> builtins.list[inspection.WorkerInfo]:
         """Return the registered worker processes and whether each lives."""
         return await inspection.workers((await self._open()).store)
 
@@ -444,9 +400,3 @@ class Client:
 
 
 _LANES: dict[Any, str] = {p: f"q:{p.value}" for p in Priority}
-
-
-def _is_moment(value: Moment) -> bool:
-    return hasattr(value, "tzinfo")
-
-

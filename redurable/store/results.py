@@ -1,0 +1,132 @@
+"""
+Waiting for outcomes and news without polling: one channel a client, one a watched intent.
+
+A waiter subscribes first, then reads, then waits. Every reconnect makes all waiters read again, and a slow re-check is
+the safety net: a message is never the only way to learn of an outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from redurable.model import Outcome
+from redurable.store import inspection
+from redurable.store.store import Store
+from redurable.store.subscriber import Subscriber
+
+__all__ = ["Results"]
+
+RECHECK = 10.0
+
+
+class Results:
+    """What the client *name* waits for on *store*, in one event loop."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.name = name
+        self._store = store
+        self._subscriber = Subscriber(store.topology, self._on_message, self._on_subscribed)
+        self._listening: asyncio.Task[None] | None = None
+        self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
+        self._watched: dict[str, list[asyncio.Event]] = {}
+
+    async def listen(self) -> None:
+        """Return once this client's results arrive here."""
+        if self._listening is None or (self._listening.done() and self._listening.exception() is not None):
+            self._listening = asyncio.ensure_future(self._listen())
+        await asyncio.shield(self._listening)
+
+    async def _listen(self) -> None:
+        await self._subscriber.start()
+        await self._subscriber.subscribe(self._store.keys[0].results(self.name))
+
+    async def close(self) -> None:
+        """Drop the connection."""
+        await self._subscriber.close()
+
+    def expect(self, intent: str) -> asyncio.Future[Outcome]:
+        """Return a future of the outcome, once `listen` has returned; when it is cancelled, read instead."""
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(intent, []).append(waiter)
+        return waiter
+
+    def leave(self, intent: str, waiter: asyncio.Future[Outcome]) -> None:
+        """Wait no more."""
+        waiters = self._waiters.get(intent, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
+        if not waiters:
+            self._waiters.pop(intent, None)
+
+    async def sent(self, intent: str, waiter: asyncio.Future[Outcome]) -> Outcome:
+        """Return the outcome of an intent that was just sent, *waiter* being there before: nothing is read."""
+        await asyncio.wait([waiter], timeout=RECHECK)
+        if waiter.done() and not waiter.cancelled():
+            return waiter.result()
+        return await self.outcome(intent)
+
+    async def outcome(self, intent: str) -> Outcome:
+        """Return how *intent* ends, whoever sent it; NotFound if it is not there."""
+        await self.listen()
+        news: asyncio.Event | None = None
+        try:
+            while True:
+                waiter = self.expect(intent)
+                try:
+                    outcome, reply = await inspection.outcome_and_reply(self._store, intent)
+                    if outcome is None and reply != self.name:
+                        # another process sent it: its news are published for who asks
+                        news = news or await self.watch(intent)
+                        await self._store.watch(intent)
+                        outcome, _ = await inspection.outcome_and_reply(self._store, intent)
+                    if outcome is not None:
+                        return outcome
+                    await asyncio.wait([waiter], timeout=RECHECK)
+                    if waiter.done() and not waiter.cancelled():
+                        return waiter.result()
+                finally:
+                    self.leave(intent, waiter)
+        finally:
+            if news is not None:
+                self.unwatch(intent, news)
+
+    async def watch(self, intent: str) -> asyncio.Event:
+        """Return an event that is set at every news of *intent*, as long as `Store.watch` was asked for them."""
+        await self.listen()
+        event = asyncio.Event()
+        self._watched.setdefault(intent, []).append(event)
+        await self._subscriber.subscribe(self._store.keys_of(intent).news(intent))
+        return event
+
+    def unwatch(self, intent: str, event: asyncio.Event) -> None:
+        """Watch no more."""
+        events = self._watched[intent]
+        events.remove(event)
+        if not events:
+            del self._watched[intent]
+            self._subscriber.unsubscribe(self._store.keys_of(intent).news(intent))
+
+    def _on_message(self, _: str, data: bytes) -> None:
+        intent, rest = data[:36].decode(), data[36:]
+        for event in self._watched.get(intent, ()):
+            event.set()
+        waiters = self._waiters.get(intent)
+        if not waiters or rest == b"+":
+            return
+        if rest == b"?":  # too large for a message
+            for waiter in waiters:
+                waiter.cancel()
+            return
+        outcome = inspection.unpack_outcome(rest)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(outcome)
+
+    def _on_subscribed(self, reconnected: bool) -> None:
+        if reconnected:
+            for events in self._watched.values():
+                for event in events:
+                    event.set()
+            for waiters in self._waiters.values():
+                for waiter in waiters:
+                    waiter.cancel()
