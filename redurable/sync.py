@@ -8,16 +8,18 @@ In a plain handler steps are called as they are; what else would be awaited is h
 from __future__ import annotations
 
 import asyncio
+import builtins
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from redurable import client as _client
+from redurable.client import SendOptions
 from redurable.clock import Moment, Seconds
 from redurable.errors import UsageError
 from redurable.ids import IntentId
-from redurable.model import Entry, IntentInfo, Priority, Status
+from redurable.model import Entry, IntentInfo, Status
 from redurable.runtime import calls as _calls
 from redurable.runtime.bodies import on_loop
 from redurable.runtime.calls import scope_of_thread
@@ -70,32 +72,17 @@ class Client:
             )
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
-    def send(
-        self,
-        to: str | Callable[..., Any],
-        payload: Any = None,
-        *,
-        type: str = "",
-        idempotency_key: str | None = None,
-        delay: Seconds | None = None,
-        deadline: Moment | None = None,
-        priority: Priority | str = Priority.NORMAL,
-        max_delivery_attempts: int | None = None,
-        labels: dict[str, str] | None = None,
-    ) -> IntentId[Any]:
+    def send(self, to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> IntentId[Any]:
         """Store an intent for *to* and return its id; see `redurable.Client.send`."""
-        return self._wait(
-            self._client.send(
-                to, payload, type=type, idempotency_key=idempotency_key, delay=delay, deadline=deadline,
-                priority=priority, max_delivery_attempts=max_delivery_attempts, labels=labels,
-            )
-        )  # fmt: skip
+        return self._wait(self._client.send(to, payload, **options))
 
-    def send_many(self, to: str | Callable[..., Any], payloads: Iterable[Any], **options: Any) -> list[IntentId[Any]]:
+    def send_many(
+        self, to: Any, payloads: Iterable[Any], **options: Unpack[SendOptions]
+    ) -> builtins.list[IntentId[Any]]:
         """Store an intent for each of *payloads*; *options* as `redurable.Client.send_many`."""
         return self._wait(self._client.send_many(to, payloads, **options))
 
-    def call(self, to: str | Callable[..., Any], payload: Any = None, *, timeout: Seconds | None = None, **o: Any) -> Any:
+    def call(self, to: Any, payload: Any = None, *, timeout: Seconds | None = None, **o: Unpack[SendOptions]) -> Any:
         """Send and wait for the result; see `redurable.Client.call`."""
         return self._wait(self._client.call(to, payload, timeout=timeout, **o))
 
@@ -107,7 +94,7 @@ class Client:
         """Return what is known of *intent*."""
         return self._wait(self._client.get(intent))
 
-    def history(self, intent: str, since: int = 0) -> list[tuple[int, Entry]]:
+    def history(self, intent: str, since: int = 0) -> builtins.list[tuple[int, Entry]]:
         """Return (seq, entry) of its journal after seq *since*."""
         return self._wait(self._client.history(intent, since))
 
@@ -128,15 +115,15 @@ class Client:
         status: Status | str | None = None,
         label: tuple[str, str] | None = None,
         limit: int = 100,
-    ) -> list[IntentInfo]:
+    ) -> builtins.list[IntentInfo]:
         """Return up to *limit* intents that fit."""
         return self._wait(self._client.list(queue=queue, status=status, label=label, limit=limit))
 
-    def queues(self) -> list[QueueInfo]:
+    def queues(self) -> builtins.list[QueueInfo]:
         """Return every queue that ever held an intent."""
         return self._wait(self._client.queues())
 
-    def workers(self) -> list[WorkerInfo]:
+    def workers(self) -> builtins.list[WorkerInfo]:
         """Return the registered worker processes."""
         return self._wait(self._client.workers())
 

@@ -20,7 +20,7 @@ __all__ = ["background", "later", "soon"]
 def background(coroutine: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Task[Any]:
     """Run *coroutine* as a task of redurable's own."""
     loop = asyncio.get_running_loop()
-    task = loop.create_task(coroutine, name=name or coroutine.__qualname__, context=Context())
+    task = loop.create_task(coroutine, name=name or getattr(coroutine, "__qualname__", None), context=Context())
     task.add_done_callback(_report, context=Context())
     return task
 

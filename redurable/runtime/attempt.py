@@ -185,16 +185,17 @@ class Attempt:
             lease.entries = []
         self._cursor.last_at = self._cursor.last_at or lease.started
         self.conductor.begin()
-        value, error = None, None
+        value: Any = None
+        failure: BaseException | None = None
         try:
             value = await self._lead(arguments)
         except (Exception, asyncio.CancelledError, JournalMismatchError) as raised:
-            error = raised
+            failure = raised
         except (KeyboardInterrupt, SystemExit) as raised:
             # of user code: the process's own signals do not come this way
-            error = RuntimeError(f"the handler raised {type(raised).__name__}")
+            failure = RuntimeError(f"the handler raised {type(raised).__name__}")
         self._calm()
-        return await self._decide(value, error)
+        return await self._decide(value, failure)
 
     async def _lead(self, arguments: dict[str, Any]) -> Any:
         spec = self.spec

@@ -74,7 +74,7 @@ class StepSpec:
                 hint=f"make it a plain def to run it in a {run_in}",
             )  # fmt: skip
         self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name: str = name or getattr(function, "__name__", type(function).__name__)
         self.identify = identify
         self.retry = retry or _DEFAULT_RETRY
         self.timeout = None if timeout is None else seconds(timeout, "step(timeout=)")

@@ -13,8 +13,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from redurable.clock import monotonic
+from redurable.errors import StoreError
 from redurable.events import emit
-from redurable.store.keeper import Keeper
+from redurable.store.keeper import Keeper, Pending
 
 if TYPE_CHECKING:
     from redurable.worker.worker import Worker
@@ -44,10 +45,10 @@ async def recover_worker(keeper: Keeper, dead: str, *, liveness: bool, counted: 
     return words
 
 
-async def _pending(keeper: Keeper, stream: str, owner: str) -> list[object] | list:  # type: ignore[type-arg]
+async def _pending(keeper: Keeper, stream: str, owner: str) -> list[Pending]:
     try:
         return await keeper.pending(stream, owner=owner)
-    except Exception:
+    except StoreError:
         return []  # no group: nothing was ever delivered from it
 
 
