@@ -127,7 +127,11 @@ def supervise(options: Options) -> int:
     Raises:
         ConfigurationError, StoreUnavailable: It could not start; nothing was claimed.
     """
-    return asyncio.run(_Supervisor(options).run())
+
+    async def main() -> int:
+        return await _Supervisor(options).run()
+
+    return asyncio.run(main())
 
 
 class _Supervisor:
