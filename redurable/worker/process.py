@@ -38,6 +38,7 @@ __all__ = ["Options", "child_options", "run_child", "supervise"]
 
 _ENV = "REDURABLE_CHILD"
 _LONGEST_PAUSE = 5.0
+_TWICE = 0.3  # s between one Ctrl+C and the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +98,8 @@ async def _child(options: Options, loop: asyncio.AbstractEventLoop) -> int:
         handlers, address_of(options.url), namespace_of(options.namespace), settings=settings, modules=(module,)
     )
 
-    def told() -> None:
-        if worker.stopping.is_set():
-            os._exit(130)
-        worker.stop()
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
+        loop.add_signal_handler(number, worker.stop)
     if options.parent_pipe >= 0:
         loop.add_reader(options.parent_pipe, _orphaned, worker, loop, options.parent_pipe)
     await worker.run()
@@ -141,6 +137,7 @@ class _Supervisor:
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._code = 0
+        self._told_at = 0.0
         self._pipe = os.pipe()  # children hold the read end: it ends when this process does
         os.set_inheritable(self._pipe[0], True)
 
@@ -148,7 +145,7 @@ class _Supervisor:
         await self._store.start()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._told)
+            loop.add_signal_handler(number, self._told, number)
         seats = [background(self._seat(i), f"process {i}") for i in range(self._options.processes)]
         reloading = background(self._reload(), "reload") if self._options.reload else None
         try:
@@ -160,11 +157,14 @@ class _Supervisor:
             await self._store.close()
         return self._code
 
-    def _told(self) -> None:
+    def _told(self, number: int) -> None:
         if self._stopping.is_set():
-            self._code = 130
-            self._end_children(signal.SIGKILL)
+            # a terminal and a wrapper may both tell us of one Ctrl+C; an orchestrator may repeat its SIGTERM
+            if number == signal.SIGINT and monotonic() - self._told_at > _TWICE:
+                self._code = 130
+                self._end_children(signal.SIGKILL)
             return
+        self._told_at = monotonic()
         self._stopping.set()
         self._end_children(signal.SIGTERM)
 
@@ -195,7 +195,7 @@ class _Supervisor:
                 return
             if code == 2 and died - begun < 10.0:
                 self._code = 2  # it has said what is wrong with its configuration
-                self._told()
+                self._told(signal.SIGTERM)
                 return
             pause = 0.0 if died - begun > _LONGEST_PAUSE or code == 0 else min(_LONGEST_PAUSE, pause * 2 + 0.1)
             with contextlib.suppress(TimeoutError):
