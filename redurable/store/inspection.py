@@ -124,9 +124,10 @@ async def outcome(store: Store, intent: str) -> Outcome | None:
 async def outcome_and_reply(store: Store, intent: str) -> tuple[Outcome | None, str]:
     """Return the outcome, and the client that the result is published to; see `outcome`."""
     keys = store.keys_of(intent)
-    head = store.mux.command("HMGET", keys.head(intent), "status", "reply")
+    head = store.mux.command("HMGET", keys.head(intent), "status", "reply", "outcome")
     data = await store.mux.command("GET", keys.outcome(intent))
-    word, reply = await head
+    word, reply, short = await head
+    data = data or short
     name = reply.decode() if reply else ""
     if word is None:
         raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
@@ -159,7 +160,9 @@ async def info(store: Store, intent: str) -> IntentInfo:
     head, body, length, tail, result = [await part for part in parts]
     if not head:
         raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
-    fields = {head[i].decode(): head[i + 1].decode() for i in range(0, len(head), 2)}
+    raw = dict(zip(head[::2], head[1::2], strict=True))
+    result = result or raw.pop(b"outcome", None)
+    fields = {name.decode(): value.decode() for name, value in raw.items()}
     found = _info(intent, fields, body, entries=int(length), step=last_step(tail), result=result)
     if found.status is Status.SUBMITTED and "at" in fields:
         lane, entry = fields["at"].split("/", 1)

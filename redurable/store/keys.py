@@ -14,7 +14,7 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:{p}:p:<id>` | string | the envelope | as the head |
 | `ns:{p}:j:<id>` | list | the journal | as the head |
 | `ns:{p}:k:<id>` | hash | cursors of unfinished long steps (`checkpoint`) | until the intent ends |
-| `ns:{p}:o:<id>` | string | the outcome, if it is more than a status | as the head |
+| `ns:{p}:o:<id>` | string | the outcome, if it is more than 60 bytes (else in the head) | as the head |
 | `ns:{p}:t` | zset | id -> min(deadline, start, wake) in ms | until due or ended |
 | `ns:{p}:x:done`, `x:failed` | zset | id -> time of removal in ms | until removed |
 

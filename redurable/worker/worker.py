@@ -75,7 +75,7 @@ class Settings:
     lease: float = 10.0
     grace: float = 30.0
     stall: float = 300.0
-    batch: int = 50
+    batch: int = 25
     worker_id: str = field(default_factory=new_worker_id)
 
 

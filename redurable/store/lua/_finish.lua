@@ -4,9 +4,14 @@ local TOLD = {'reply', 'watch', 'deadline', 'wake', 'start', 'cursors'}
 local function finish(keys, id, status, result, keep, channels, told)
   local head = keys.head
   told = told or redis.call('HMGET', head, unpack(TOLD))
-  redis.call('HSET', head, 'status', status, 'finished', now_ms())
+  -- a short outcome lives in the head: a key of its own costs 120 bytes and a command
+  if #result <= 60 then
+    redis.call('HSET', head, 'status', status, 'finished', now_ms(), 'outcome', result)
+  else
+    redis.call('HSET', head, 'status', status, 'finished', now_ms())
+    redis.call('SET', keys.outcome, result)
+  end
   redis.call('HDEL', head, 'at', 'base', 'reply', 'watch', 'wake', 'start', 'reason', 'cursors')
-  if result ~= '' then redis.call('SET', keys.outcome, result) end
   redis.call('ZADD', keys.view, now_ms() + keep, id)
   if told[3] or told[4] or told[5] then redis.call('ZREM', keys.timers, id) end
   if told[6] then redis.call('DEL', keys.cursors) end

@@ -13,7 +13,7 @@ if redis.call('LLEN', journal) ~= tonumber(seen) then return 'AGAIN' end
 redis.call('RPUSH', journal, entry)
 redis.call('DEL', outcome)
 redis.call('ZREM', view, id)
-redis.call('HDEL', head, 'finished', 'losses', 'lost', 'canceling', 'deadline')
+redis.call('HDEL', head, 'finished', 'outcome', 'losses', 'lost', 'canceling', 'deadline')
 redis.call('HSET', head, 'redriven', token, 'status', 'SUBMITTED',
   'attempt', redis.call('HGET', head, 'attempt') or 1, 'at', enqueue(continuation, streams, lane, id))
 return 'OK'
