@@ -265,7 +265,7 @@ class Multiplexer:
         self._sent += unsent
         unsent.clear()
         if self._watch is None:
-            self._watch = self._loop.call_later(1.0, self._look)
+            self._watch = self._loop.call_later(self._tick, self._look)
 
     def _on_reply(self, reply: Any) -> None:
         call = self._sent.popleft()

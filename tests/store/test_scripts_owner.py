@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from redurable.model import Claimed, decode_entry
+from redurable.store import inspection
 from redurable.store.keys import SOLO
 from redurable.store.server import PrivateServer
 from tests.store.conftest import answers, plain
@@ -246,7 +247,7 @@ class TestSettle:
         assert await check(world.store, world.id) == status
         view = world.keys.done if status == "COMPLETED" else world.keys.failed
         assert await world.mux.command("ZSCORE", view, world.id) == str(NOW_MS + DAY).encode()
-        assert await world.mux.command("GET", world.keys.outcome(world.id)) == (result_of(status) or None)
+        assert await inspection.outcome(world.store, world.id) == inspection.unpack_outcome(result_of(status))
 
     @pytest.mark.parametrize("size", [0, 16384, 16385])
     async def test_waiters_hear_the_result_or_that_it_is_too_long_to_tell(
@@ -263,6 +264,7 @@ class TestSettle:
             heard = {m["channel"]: m["data"] for m in (hearing.get_message(timeout=1) for _ in range(2))}
         news = world.id.encode() + (b"\x00" * size if size <= 16384 else b"?")
         assert heard == {b"t:r:c9": news, world.keys.news(world.id).encode(): news}
+        await world.mux.command("HDEL", world.keys.head(world.id), "outcome")
         await world.mux.command("SET", world.keys.outcome(world.id), result_of("FAILED"))  # a real one again
 
     async def test_without_a_reply_channel_nothing_is_published(self, world: World, real: PrivateServer) -> None:

@@ -40,9 +40,12 @@ _FIELDS = {
 }  # fmt: skip
 
 
-async def _head(store: Store, keys: Keys, intent: str) -> dict[str, str]:
+async def _head(store: Store, keys: Keys, intent: str) -> tuple[dict[str, str], bytes | None]:
+    """Return the head's fields without its short outcome, and that."""
     flat = await store.mux.command("HGETALL", keys.head(intent))
-    return {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+    raw = dict(zip(flat[::2], flat[1::2], strict=True))
+    short = raw.pop(b"outcome", None)
+    return {name.decode(): value.decode() for name, value in raw.items()}, short
 
 
 async def entries_of(store: Store, keys: Keys) -> list[tuple[str, str, str]]:
@@ -71,7 +74,7 @@ async def check(store: Store, intent: str, places: list[str] | None = None) -> s
     *places* are its stream entries as `at` spells them, when the caller has them already.
     """
     keys, mux = store.keys_of(intent), store.mux
-    head = await _head(store, keys, intent)
+    head, short = await _head(store, keys, intent)
     live = places
     if live is None:
         live = [f"{keys.lane_of(s)[1]}/{e}" for s, e, i in await entries_of(store, keys) if i == intent]
@@ -95,11 +98,12 @@ async def check(store: Store, intent: str, places: list[str] | None = None) -> s
         assert timer is None, f"{intent} is {status} and has a timer"
         assert views == [status is Status.COMPLETED, status is not Status.COMPLETED], f"{intent} {status}: {views}"
         assert not cursors, f"{intent} is {status} and has cursors"
-        ended = unpack_outcome(await mux.command("GET", keys.outcome(intent)) or b"")
+        assert (short is None) == outcome, f"{intent} has its outcome in no place, or in two"
+        ended = unpack_outcome(short or await mux.command("GET", keys.outcome(intent)) or b"")
         assert ended.status is status, f"{intent} is {status}, its outcome says {ended.status}"
     else:
         assert views == [False, False], f"{intent} is {status} and in a view: {views}"
-        assert not outcome, f"{intent} is {status} and has an outcome"
+        assert (outcome, short) == (False, None), f"{intent} is {status} and has an outcome"
         due = min((int(head[name]) for name in ("deadline", "start", "wake") if name in head), default=None)
         found = None if timer is None else int(float(timer))
         assert found == due, f"{intent} {status}: its timer says {found}, its head {due}"
