@@ -1,0 +1,35 @@
+"""Options that commands share, and how a command gets its client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from redurable.client import Client
+
+__all__ = ["PATIENCE", "AsJson", "Namespace", "Url", "client_of"]
+
+PATIENCE = 10.0  # s that a command waits for a server that went away meanwhile
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", "-u", metavar="URL",
+        help="The server: redis://user:password@host:6379/0, rediss://..., unix:///path. "
+        "Default: REDURABLE_URL, REDIS_URL, then this project's own server (redurable dev).",
+    ),
+]  # fmt: skip
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", metavar="NAME", help="What every key begins with. Default: REDURABLE_NAMESPACE, rd."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def client_of(url: str | None, namespace: str | None) -> Client:
+    """Return the client that a command works with."""
+    from redurable.client import Client
+
+    return Client(url, namespace=namespace, patience=PATIENCE)

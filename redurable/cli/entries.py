@@ -1,0 +1,151 @@
+"""Journal entries as people and machines read them. Values are shown only when they were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from redurable.cli.output import clock, iso
+from redurable.model import (
+    AttemptFailed,
+    CancelRequested,
+    Claimed,
+    Compensating,
+    Entry,
+    ErrorInfo,
+    Reopened,
+    StepDone,
+    StepFailedEntry,
+    StepTried,
+    TimerFired,
+    TimerSet,
+)
+
+__all__ = ["as_fields", "error_fields", "line", "row", "voided"]
+
+_KINDS: dict[type, str] = {
+    StepDone: "step done",
+    StepFailedEntry: "step failed",
+    StepTried: "step tried",
+    TimerSet: "timer set",
+    TimerFired: "timer fired",
+    Claimed: "claimed",
+    AttemptFailed: "attempt failed",
+    Reopened: "reopened",
+    CancelRequested: "cancel requested",
+    Compensating: "compensating",
+}
+_PREVIEW = 120
+
+
+def voided(history: Iterable[tuple[int, Entry]]) -> set[int]:
+    """Return the seqs that operators' retries set aside."""
+    return {seq for _, entry in history if isinstance(entry, Reopened) for seq in entry.voided}
+
+
+def error_fields(error: ErrorInfo) -> dict[str, Any]:
+    """Return what JSON says of an error."""
+    return {"type": error.type, "message": error.message, "code": error.code, "details": error.details}
+
+
+def as_fields(seq: int, entry: Entry, *, values: bool = False, voided: bool = False) -> dict[str, Any]:
+    """Return what JSON says of an entry."""
+    found = {
+        "seq": seq,
+        "at": iso(entry.at),
+        "kind": _KINDS[type(entry)].replace(" ", "_"),
+        "scope": getattr(entry, "scope", None),
+        "name": getattr(entry, "name", None),
+        "n": getattr(entry, "n", None),
+        "size": _size(entry),
+        "voided": voided,
+        "detail": _detail(entry),
+    }
+    if values:
+        found["value"] = _value(entry)
+    return found
+
+
+def row(seq: int, entry: Entry, *, values: bool = False, voided: bool = False) -> tuple[Any, ...]:
+    """Return an entry's cells: seq, time, kind, scope, step, size, detail and, if asked for, value."""
+    kind = _KINDS[type(entry)] + (" (voided)" if voided else "")
+    cells = (seq, clock(entry.at), kind, getattr(entry, "scope", ""), _name(entry), _size(entry), _told(entry))
+    return (*cells, _preview(entry)) if values else cells
+
+
+def line(seq: int, entry: Entry, *, values: bool = False) -> str:
+    """Return an entry as one line of `watch`."""
+    scope = getattr(entry, "scope", "")
+    parts = [
+        f"{seq:>5}", clock(entry.at), f"{_KINDS[type(entry)]:<16}",
+        "/".join(filter(None, (scope, _name(entry)))), _told(entry), _preview(entry) if values else "",
+    ]  # fmt: skip
+    return "  ".join(filter(None, parts))
+
+
+def _name(entry: Entry) -> str:
+    name, n = getattr(entry, "name", None), getattr(entry, "n", None)
+    return "" if name is None else f"{name}#{n}"
+
+
+def _size(entry: Entry) -> int | None:
+    return len(bytes(entry.value)) if isinstance(entry, StepDone) else None
+
+
+def _detail(entry: Entry) -> dict[str, Any]:
+    """Return what only entries of this kind hold."""
+    if isinstance(entry, StepFailedEntry):
+        return {"error": error_fields(entry.error), "tries": entry.tries}
+    if isinstance(entry, StepTried):
+        return {"error": error_fields(entry.error), "tries": entry.tries, "due": iso(entry.due)}
+    if isinstance(entry, TimerSet):
+        return {"due": iso(entry.due)}
+    if isinstance(entry, Claimed):
+        return {"worker": entry.worker, "python": entry.python, "attempt": int(entry.attempt)}
+    if isinstance(entry, AttemptFailed):
+        return {"error": error_fields(entry.error), "due": iso(entry.due)}
+    if isinstance(entry, Reopened):
+        return {"voided": entry.voided}
+    if isinstance(entry, CancelRequested):
+        return {"status": entry.status.value, "note": entry.note}
+    if isinstance(entry, Compensating):
+        return {"status": entry.status.value, "error": None if entry.error is None else error_fields(entry.error)}
+    return {}
+
+
+def _told(entry: Entry) -> str:
+    """Return the detail for people."""
+    error = getattr(entry, "error", None)
+    raised = f"{error.type}: {error.message}" if isinstance(error, ErrorInfo) else ""
+    if isinstance(entry, StepFailedEntry):
+        return f"after {entry.tries} tries: {raised}"
+    if isinstance(entry, StepTried):
+        return f"try {entry.tries}: {raised}; again {clock(entry.due)}"
+    if isinstance(entry, TimerSet):
+        return f"due {clock(entry.due)}"
+    if isinstance(entry, Claimed):
+        return f"attempt {entry.attempt} by {entry.worker}, Python {entry.python}"
+    if isinstance(entry, AttemptFailed):
+        return f"{raised}; again {clock(entry.due)}"
+    if isinstance(entry, Reopened):
+        return f"retried by an operator; set aside: {', '.join(map(str, entry.voided)) or 'nothing'}"
+    if isinstance(entry, CancelRequested):
+        return f"{entry.status.value} {entry.note}".strip()
+    if isinstance(entry, Compensating):
+        return f"will end {entry.status.value} {raised}".strip()
+    return ""
+
+
+def _value(entry: Entry) -> Any:
+    import msgspec
+
+    return msgspec.msgpack.decode(entry.value) if isinstance(entry, StepDone) else None
+
+
+def _preview(entry: Entry) -> str:
+    import msgspec
+
+    if not isinstance(entry, StepDone):
+        return ""
+    text = msgspec.json.encode(_value(entry), enc_hook=str).decode()
+    return text if len(text) <= _PREVIEW else text[:_PREVIEW] + "…"

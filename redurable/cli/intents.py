@@ -1,0 +1,290 @@
+"""
+`redurable intents`: look at intents, cancel them, retry them.
+
+Payloads, results and the values of steps may be secrets: they are shown only where `--values` asks for them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from redurable.cli import entries
+from redurable.cli.common import AsJson, Namespace, Url, client_of
+from redurable.cli.output import age, fields, iso, moment, note, print_json, print_line, run, table
+from redurable.errors import NotFound
+from redurable.model import IntentInfo, Status
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Look at intents, cancel them, retry them.",
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Id = Annotated[str, typer.Argument(metavar="ID", help="The intent, as `send` printed it.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The intents.")]
+Values = Annotated[bool, typer.Option("--values", help="Show recorded values too; they may be secrets.")]
+
+
+def as_fields(info: IntentInfo) -> dict[str, Any]:
+    """Return what JSON says of an intent; times are ISO 8601 in UTC."""
+    error = info.error
+    return {
+        "id": info.id,
+        "queue": info.queue,
+        "type": info.type,
+        "status": info.status.value,
+        "reason": info.reason.value if info.reason is not None else None,
+        "canceling": info.canceling,
+        "priority": info.priority.value,
+        "attempt": info.attempt,
+        "losses": info.losses,
+        "worker": info.worker,
+        "entries": info.entries,
+        "step": info.step,
+        "changed": list(info.changed),
+        "labels": info.labels,
+        "idempotency_key": info.idempotency_key or None,
+        "created": iso(info.created),
+        "start": iso(info.start),
+        "started": iso(info.started),
+        "wake": iso(info.wake),
+        "deadline": iso(info.deadline),
+        "finished": iso(info.finished),
+        "error": None if error is None else entries.error_fields(error) | {"traceback": error.traceback},
+    }
+
+
+@app.command("get")
+def get(
+    intent: Id,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where its error was raised.")] = False,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Show one intent: status, times, attempts, worker, last step, error.
+
+    [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
+
+    JSON: id, queue, type, status, reason, canceling, priority, attempt, losses, worker, entries, step, changed,
+    labels, idempotency_key, created, start, started, wake, deadline, finished, error (type, message, code, details,
+    traceback); what is not known is null.
+    """
+
+    async def work() -> IntentInfo:
+        async with client_of(url, namespace) as client:
+            return await client.get(intent)
+
+    info = run(work())
+    if as_json:
+        print_json(as_fields(info))
+        return
+    error = info.error
+    changed = f"{', '.join(info.changed)} (their code differs now from what recorded them)" if info.changed else ""
+    fields([
+        ("id", info.id),
+        ("queue", info.queue + (f" ({info.type})" if info.type else "")),
+        ("status", _status(info)),
+        ("created", moment(info.created)),
+        ("starts", "" if info.started or not info.start else moment(info.start)),
+        ("started", moment(info.started)),
+        ("wakes", moment(info.wake)),
+        ("deadline", moment(info.deadline)),
+        ("finished", moment(info.finished)),
+        ("attempt", info.attempt or ""),
+        ("losses", f"{info.losses} (owners lost since the last progress)" if info.losses else ""),
+        ("worker", info.worker if not info.status.final else ""),
+        ("last step", info.step),
+        ("entries", info.entries or ""),
+        ("changed", changed),
+        ("priority", info.priority.value),
+        ("labels", ", ".join(f"{k}={v}" for k, v in info.labels.items())),
+        ("key", info.idempotency_key),
+        ("error", f"{error.type}: {error.message}" + (f" [{error.code}]" if error.code else "") if error else ""),
+        ("traceback", error.traceback.strip() if error and traceback else ""),
+    ])  # fmt: skip
+
+
+def _status(info: IntentInfo) -> str:
+    reason = f" ({info.reason.value})" if info.reason is not None else ""
+    return info.status.value + reason + (", canceling" if info.canceling else "")
+
+
+@app.command("list")
+def list_(
+    queue: Annotated[str | None, typer.Option("--queue", "-q", help="Only of this queue.")] = None,
+    status: Annotated[Status | None, typer.Option("--status", "-s", help="Only in this state.")] = None,
+    label: Annotated[str | None, typer.Option("--label", "-l", metavar="K=V", help="Only with this label.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="The most to show.")] = 50,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    List intents; finished ones newest first.
+
+    [bold]redurable intents list --status FAILED[/bold]  what is dead
+
+    [bold]redurable intents list -q myapp.handler -s IN_PROGRESS -n 10[/bold]
+
+    [bold]redurable intents list --label team=shop --json[/bold]
+
+    JSON: an array of objects with the fields of `intents get`.
+    """
+    from redurable.cli.send import split_label
+
+    pair = split_label(label) if label is not None else None
+
+    async def work() -> list[IntentInfo]:
+        async with client_of(url, namespace) as client:
+            found = await client.list(queue=queue, status=status, label=pair, limit=limit)
+            if not found and queue is not None:
+                await _known(client, queue)
+            return found
+
+    found = run(work())
+    if as_json:
+        print_json([as_fields(info) for info in found])
+        return
+    rows = [
+        (i.id, i.queue, _status(i), i.attempt, i.step, age(i.created), age(i.finished), i.error.type if i.error else "")
+        for i in found
+    ]
+    table(("id", "queue", "status", "attempt", "last step", "created", "finished", "error"), rows, "no intents")
+    if len(found) == limit:
+        note(f"the first {limit}; there may be more (--limit)")
+
+
+async def _known(client: Any, queue: str) -> None:
+    """Refuse a queue that neither an intent nor a worker has ever named."""
+    names = {q.name for q in await client.queues()} | {name for w in await client.workers() for name in w.queues}
+    if queue not in names and not await client.list(queue=queue, limit=1):  # a delayed intent makes no stream yet
+        raise NotFound(
+            f"there is no queue {queue!r}", code="QUEUE_NOT_FOUND",
+            hint=f"known are: {', '.join(sorted(names))}" if names else "nothing was sent to this namespace yet",
+        )  # fmt: skip
+
+
+@app.command("history")
+def history(
+    intent: Id,
+    values: Values = False,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Show an intent's journal: every step, timer, failure and attempt, in order.
+
+    [bold]redurable intents history ID[/bold]
+
+    [bold]redurable intents history ID --values[/bold]  with what the steps returned
+
+    JSON: an array of objects: seq, at, kind, scope, name, n, size (bytes of a step's result), voided (an operator's
+    retry set it aside), detail (by kind: error, tries, due, worker, attempt, ...); with --values also value.
+    """
+
+    async def work() -> Any:
+        async with client_of(url, namespace) as client:
+            return await client.history(intent)
+
+    found = run(work())
+    voided = entries.voided(found)
+    if as_json:
+        print_json([entries.as_fields(seq, entry, values=values, voided=seq in voided) for seq, entry in found])
+        return
+    columns = ("seq", "time", "kind", "scope", "step", "size", "detail", *(["value"] if values else []))
+    table(columns, (entries.row(seq, e, values=values, voided=seq in voided) for seq, e in found), "no entries yet")
+
+
+@app.command("watch")
+def watch(
+    intent: Id,
+    since: Annotated[int, typer.Option("--since", min=0, help="Begin after this seq.")] = 0,
+    values: Values = False,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Follow an intent as its journal grows, until it ends.
+
+    The exit code is 0 if it COMPLETED, else 1.
+
+    JSON: one object a line, as in `intents history`; the last has id, status, error.
+    """
+    status = run(_watch(client_of(url, namespace), intent, since, values, as_json))
+    raise typer.Exit(0 if status is Status.COMPLETED else 1)
+
+
+async def _watch(client: Any, intent: str, since: int, values: bool, as_json: bool) -> Status:
+    async with client:
+        await client.get(intent)  # an unknown id is an error at once
+        async for seq, entry in client.observe(intent, since):
+            if as_json:
+                print_json(entries.as_fields(seq, entry, values=values))
+            else:
+                print_line(entries.line(seq, entry, values=values))
+        info: IntentInfo = await client.get(intent)
+    error = info.error
+    if as_json:
+        print_json({"id": info.id, "status": info.status.value, "error": error and entries.error_fields(error)})
+    else:
+        print_line(info.status.value + (f"  {error.type}: {error.message}" if error is not None else ""))
+    return info.status
+
+
+@app.command("cancel")
+def cancel(
+    intents: Ids,
+    reason: Annotated[str, typer.Option("--note", help="Why; it is kept in the journal.")] = "",
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Ask intents to end.
+
+    One that never ran is CANCELED at once. One that runs finishes its step, may undo its work, and is CANCELED then
+    (REQUESTED). One that has ended stays as it is, and its status is printed.
+
+    JSON: one object a line: id, answer.
+    """
+
+    async def work() -> None:
+        async with client_of(url, namespace) as client:
+            for intent in intents:
+                answer = await client.cancel(intent, reason)
+                if as_json:
+                    print_json({"id": intent, "answer": answer})
+                else:
+                    print_line(f"{intent}  {answer}")
+
+    run(work())
+
+
+@app.command("retry")
+def retry(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """
+    Continue FAILED, CANCELED or TIMED_OUT intents, once the fault is mended.
+
+    What failed runs again; finished steps keep their results.
+
+    JSON: one object a line: id, answer.
+    """
+
+    async def work() -> None:
+        async with client_of(url, namespace) as client:
+            for intent in intents:
+                await client.retry(intent)
+                if as_json:
+                    print_json({"id": intent, "answer": "SUBMITTED"})
+                else:
+                    print_line(f"{intent}  SUBMITTED")
+
+    run(work())

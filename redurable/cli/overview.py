@@ -1,0 +1,66 @@
+"""`redurable queues` and `redurable workers`: what there is to do, and who does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redurable.cli.common import AsJson, Namespace, Url, client_of
+from redurable.cli.output import age, duration, iso, print_json, run, table
+
+__all__ = ["queues", "workers"]
+
+
+def queues(url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """
+    List queues: how much waits, runs and is suspect, and how many workers serve them.
+
+    Suspects are intents whose process died twice; each is run alone, so that it takes no others with it.
+
+    JSON: an array of objects: name, queued, running, suspects, oldest_seconds, workers.
+    """
+
+    async def work() -> Any:
+        async with client_of(url, namespace) as client:
+            return await client.queues()
+
+    found = run(work())
+    if as_json:
+        names = ("name", "queued", "running", "suspects", "oldest_seconds", "workers")
+        print_json([{name: getattr(queue, name) for name in names} for queue in found])
+        return
+    rows = [
+        (q.name, q.queued, q.running, q.suspects,
+         "" if q.oldest_seconds is None else duration(q.oldest_seconds), q.workers)
+        for q in found
+    ]  # fmt: skip
+    table(("queue", "queued", "running", "suspects", "oldest", "workers"), rows, "no queues yet")
+
+
+def workers(url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """
+    List worker processes: what they serve, how much they run, whether they live.
+
+    JSON: an array of objects: id, alive, host, pid, queues, running, concurrency, started, renewed, python, release.
+    """
+
+    async def work() -> Any:
+        async with client_of(url, namespace) as client:
+            return await client.workers()
+
+    found = run(work())
+    if as_json:
+        print_json([
+            {
+                "id": w.id, "alive": w.alive, "host": w.host, "pid": w.pid, "queues": list(w.queues),
+                "running": w.running, "concurrency": w.concurrency, "started": iso(w.started),
+                "renewed": iso(w.renewed), "python": w.python, "release": w.release,
+            }
+            for w in found
+        ])  # fmt: skip
+        return
+    rows = [
+        (w.id, "yes" if w.alive else "no", w.host, w.pid, ", ".join(w.queues), f"{w.running}/{w.concurrency}",
+         age(w.started), age(w.renewed), w.python)
+        for w in found
+    ]  # fmt: skip
+    table(("worker", "alive", "host", "pid", "queues", "running", "started", "renewed", "python"), rows, "no workers")

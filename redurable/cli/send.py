@@ -1,0 +1,144 @@
+"""`redurable send`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from redurable.cli.common import AsJson, Namespace, Url, client_of
+from redurable.cli.output import note, print_json, print_line, run
+from redurable.errors import ConfigurationError, IntentFailed, RedurableError
+from redurable.model import Priority
+
+__all__ = ["send"]
+
+
+def send(
+    queue: Annotated[
+        str, typer.Argument(metavar="QUEUE", help="A queue, or module:function: then the payload is checked first.")
+    ],
+    payload: Annotated[str | None, typer.Argument(metavar="[PAYLOAD | -]", help="JSON, or - for stdin.")] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", "-k", help="Idempotency key: sent again, it returns the first intent's id.")
+    ] = None,
+    delay: Annotated[float | None, typer.Option("--delay", min=0.0, help="Seconds before it may start.")] = None,
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", min=0.0, help="Seconds after which it ends TIMED_OUT.")
+    ] = None,
+    priority: Annotated[
+        Priority, typer.Option("--priority", help="Among the queue's fresh intents.")
+    ] = Priority.NORMAL,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="A label to find it by; may be repeated.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the outcome and print the result.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.0, help="With --wait: seconds after which only the wait ends.")
+    ] = None,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Send an intent, and print its id.
+
+    [bold]redurable send myapp.handler '{"source": "s3://bucket"}'[/bold]
+
+    [bold]redurable send myapp.handler '{"n": 1}' --wait --timeout 30[/bold]  prints the result
+
+    [bold]redurable send mail '{"to": "a@b.c"}' --key order-17 --delay 60 --label team=shop[/bold]
+
+    [bold]redurable send myapp.handler - < payload.json[/bold]
+
+    Once the id is printed the intent is stored and some worker will run it. With --wait the exit code is 0 if it
+    COMPLETED, else 1.
+
+    JSON: id; with --wait also status and result.
+    """
+    if timeout is not None and not wait:
+        raise typer.BadParameter("--timeout goes with --wait")
+    to, value = _target(queue), _payload(payload)
+    options = {
+        "idempotency_key": key, "delay": delay, "deadline": deadline, "priority": priority, "labels": _labels(label)
+    }  # fmt: skip
+    run(_send(client_of(url, namespace), to, value, options, wait=wait, timeout=timeout, as_json=as_json))
+
+
+async def _send(
+    client: Any, to: Any, value: Any, options: dict[str, Any], *, wait: bool, timeout: float | None, as_json: bool
+) -> None:
+    async with client:
+        intent = await client.send(to, value, **options)
+        if not wait:
+            if as_json:
+                print_json({"id": intent})
+            else:
+                print_line(intent)
+                await _remark(client, to, intent)
+            return
+        if not as_json:
+            note(f"sent {intent}, waiting for its outcome")
+        try:
+            result = await client.wait_for(intent, timeout)
+        except TimeoutError:
+            status = (await client.get(intent)).status.value
+            raise RedurableError(
+                f"intent {intent} is still {status} after {timeout:g} s", code="WAIT_TIMEOUT",
+                hint=f"it goes on; look with: redurable intents get {intent}",
+            ) from None  # fmt: skip
+        except IntentFailed as failed:
+            if as_json:
+                print_json({"id": intent, "status": failed.status, "result": None})
+            raise
+        if as_json:
+            print_json({"id": intent, "status": "COMPLETED", "result": result})
+        else:
+            print_json(result)
+
+
+async def _remark(client: Any, to: Any, intent: str) -> None:
+    """Say so when nobody serves the queue: a misspelt name would otherwise wait in silence."""
+    queue = (await client.get(intent)).queue
+    served = {name for worker in await client.workers() if worker.alive for name in worker.queues}
+    if queue not in served:
+        known = f" (served now: {', '.join(sorted(served))})" if served else ""
+        note(f"note: no worker serves queue {queue!r} now{known}; the intent waits for one")
+
+
+def _target(queue: str) -> str | Callable[..., Any]:
+    if ":" not in queue:
+        return queue
+    from redurable.cli.worker import load
+
+    return load(queue, None, None)[0].function
+
+
+def _payload(text: str | None) -> Any:
+    import json
+
+    if text is None:
+        return None
+    if text == "-":
+        text = sys.stdin.read()
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:  # its message does not quote the text, which may be secret
+        raise ConfigurationError(
+            f"the payload is not JSON: {error}", code="BAD_ARGUMENT",
+            hint="quote it for the shell: redurable send QUEUE '{\"n\": 1}'; a text is '\"text\"'",
+        ) from None  # fmt: skip
+
+
+def _labels(pairs: list[str] | None) -> dict[str, str] | None:
+    return dict(split_label(pair) for pair in pairs) if pairs else None
+
+
+def split_label(pair: str) -> tuple[str, str]:
+    """Return the name and value of "name=value"."""
+    name, separator, value = pair.partition("=")
+    if not name or not separator:
+        raise ConfigurationError(f"--label takes name=value, not {pair!r}", hint="for example: --label team=shop")
+    return name, value

@@ -1,0 +1,180 @@
+"""
+`redurable worker`, and the process that it spawns.
+
+Everything that can be wrong with the target, the options and the server is found before any process is spawned. The
+parent and its children log alike; the parent alone serves metrics, its children count into files that it adds up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from redurable.cli.common import Namespace, Url
+from redurable.errors import ConfigurationError, RedurableError
+
+if TYPE_CHECKING:
+    from redurable.runtime.handlers import HandlerSpec
+
+__all__ = ["LogFormat", "load", "worker", "worker_process"]
+
+
+class LogFormat(StrEnum):
+    """How log lines look: console on a terminal and JSON elsewhere (auto), or always one of them."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    JSON = "json"
+
+
+def worker(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="module:function, or module for every @handler in it.")
+    ],
+    queue: Annotated[
+        str | None, typer.Option("--queue", "-q", help="The queue to serve. Default: module.function, or @handler's.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", min=1, max=10_000, help="Intents at a time in each process.")
+    ] = 100,
+    processes: Annotated[
+        int, typer.Option("--processes", "-p", min=1, max=256, help="Processes; one that dies is replaced at once.")
+    ] = 1,
+    url: Url = None,
+    namespace: Namespace = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", min=0, max=65_535, help="Serve /metrics and /health there (0: a free port)."),
+    ] = None,
+    log_format: Annotated[LogFormat, typer.Option("--log-format", help="How log lines look.")] = LogFormat.AUTO,
+    reload: Annotated[bool, typer.Option("--reload", help="Restart when a Python file changes (development).")] = False,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0.0, help="Seconds that steps in flight get to end at a stop.")
+    ] = 30.0,
+    app_dir: Annotated[
+        Path | None, typer.Option("--app-dir", help="Where the module is. Default: the current directory.")
+    ] = None,
+    lease: Annotated[
+        float, typer.Option("--lease", min=0.5, max=3600.0, help="Seconds of ownership without a renewal.")
+    ] = 10.0,
+    stall: Annotated[
+        float, typer.Option("--stall", min=1.0, help="Seconds without a turn of the event loop to give up after.")
+    ] = 300.0,
+) -> None:
+    """
+    Run handlers until stopped.
+
+    [bold]redurable worker myapp:handler[/bold]  serves the queue myapp.handler
+
+    [bold]redurable worker myapp[/bold]  serves every @handler of the module
+
+    [bold]redurable worker myapp -p 4 -c 200 --metrics-port 9100[/bold]  four processes, 800 intents at a time
+
+    Ctrl+C or SIGTERM drains: nothing more is taken, steps in flight end within --grace, the rest is handed back for
+    another worker to carry on; a second Ctrl+C ends at once, and nothing is lost either.
+
+    Log lines go to stderr, at the level in REDURABLE_LOG_LEVEL (info by default).
+    """
+    from redurable.telemetry import logs, metrics
+    from redurable.worker.process import Options, supervise
+
+    if sys.platform == "win32":
+        raise ConfigurationError(
+            "a worker does not run on Windows", code="UNSUPPORTED_PLATFORM",
+            hint="run it on Linux, macOS or in WSL; clients work on Windows",
+        )  # fmt: skip
+    _needs_for_reload(reload)
+    directory = str(app_dir.resolve()) if app_dir is not None else None
+    options = Options(
+        target=target, queue=queue, concurrency=concurrency, processes=processes, url=url, namespace=namespace,
+        metrics_port=metrics_port, log_format=log_format.value, reload=reload, grace=grace, app_dir=directory,
+        lease=lease, stall=stall,
+    )  # fmt: skip
+    logs.start(log_format.value)
+    handlers = load(target, queue, directory)
+    with contextlib.ExitStack() as stack:
+        if metrics_port is not None:
+            port = stack.enter_context(metrics.serving(metrics_port, lease))
+            logs.engine().info("metrics.serving", port=port, paths=["/metrics", "/health"])
+        _announce(options, handlers)
+        code = supervise(options)
+    raise typer.Exit(code)
+
+
+def worker_process() -> None:
+    """Be one process of `redurable worker`; for its own use."""
+    from redurable.telemetry import logs, metrics
+    from redurable.worker.process import child_options, run_child
+
+    options = child_options()
+    logs.start(options.log_format)
+    if options.metrics_port is not None:
+        metrics.count()
+    raise typer.Exit(run_child())
+
+
+def load(target: str, queue: str | None, app_dir: str | None) -> list[HandlerSpec]:
+    """
+    Return the handlers that *target* names, their annotations resolved.
+
+    Raises:
+        ConfigurationError: UNKNOWN_MODULE, UNKNOWN_HANDLER, BAD_HANDLER; also for a module that fails to import.
+    """
+    from redurable.runtime.handlers import load_handlers
+
+    module = target.partition(":")[0]
+    if not module or target.endswith(":") or any(c.isspace() or c in "/\\" for c in target):
+        raise ConfigurationError(
+            f"{target!r} is not module:function or module", hint="for example: redurable worker myapp:handler"
+        )
+    try:
+        handlers, _ = load_handlers(target, queue, app_dir)
+        for handler in handlers:
+            _ = handler.result  # resolves every annotation
+    except RedurableError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"module {module!r} cannot be imported: {type(error).__name__}: {error}",
+            code="BAD_HANDLER",
+            hint=_place(error),
+        ) from error
+    return handlers
+
+
+def _place(error: Exception) -> str:
+    """Return the line of the user's code that raised."""
+    if isinstance(error, SyntaxError):
+        return f"at {error.filename}, line {error.lineno}"
+    theirs = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+    last = theirs[-1] if theirs else None
+    return f"at {last.filename}, line {last.lineno}: {last.line}" if last is not None else ""
+
+
+def _needs_for_reload(reload: bool) -> None:
+    import importlib.util
+
+    if reload and importlib.util.find_spec("watchfiles") is None:
+        raise ConfigurationError(
+            "--reload needs the package watchfiles", hint="install it: pip install 'redurable[reload]'"
+        )
+
+
+def _announce(options: Any, handlers: list[HandlerSpec]) -> None:
+    from redurable.config import namespace
+    from redurable.store.address import address_of
+    from redurable.telemetry import logs
+
+    logs.engine().info(
+        "worker.starting",
+        serves={handler.queue: handler.name for handler in handlers},
+        url=address_of(options.url).display,
+        namespace=namespace(options.namespace),
+        processes=options.processes,
+    )

@@ -1,0 +1,1 @@
+"""Logs and metrics: subscribers of `redurable.events`. Lower floors emit, never measure."""

@@ -1,0 +1,262 @@
+"""
+Log lines: what the engine tells (`redurable.events`) and what user code says inside handlers.
+
+Invariants: a line of user code logged in a handler names its intent, attempt and step, and is dropped while the
+handler is being brought back to where it was, since it was written then; the engine's own lines never are. Nothing is
+configured by importing this: only `start`, which the command line calls, touches the root logger. Payloads, results
+and passwords are not part of any event, so they are in no line; tracebacks show code, never the values of variables.
+
+In a program of your own: put `IntentFilter()` on a handler of `logging`, or `add_intent` among structlog's processors.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, MutableMapping
+from typing import IO, Any, Literal
+
+import structlog
+
+from redurable import events
+from redurable.errors import ConfigurationError, RedurableError
+from redurable.journal.cursor import INSIDE
+from redurable.runtime.scope import Scope, scope_var
+
+__all__ = ["LEVELS", "IntentFilter", "add_intent", "engine", "level_of", "replaying", "start"]
+
+Format = Literal["auto", "console", "json"]
+_ENGINE = "redurable"
+_DEBUG, _INFO, _WARNING = logging.DEBUG, logging.INFO, logging.WARNING
+_ERROR, _CRITICAL = logging.ERROR, logging.CRITICAL
+
+# Every event and its level. Those at the rate of the work are DEBUG, and not even subscribed to above that level.
+LEVELS: dict[str, int] = {
+    "attempt.ended": _DEBUG,
+    "attempt.fenced": _WARNING,
+    "attempt.started": _DEBUG,
+    "attempt.store_error": _WARNING,
+    "compensation.failed": _ERROR,
+    "compensation.timed_out": _ERROR,
+    "handler.abandoned": _WARNING,
+    "handler.failed": _WARNING,  # ERROR when nothing follows
+    "handler.foreign_wait": _WARNING,
+    "intent.unknown_type": _WARNING,
+    "intents.mended": _WARNING,
+    "intents.removed": _DEBUG,
+    "lease.overdue": _WARNING,
+    "leases.renewed": _DEBUG,
+    "loop.blocked": _WARNING,
+    "loop.failed": _ERROR,
+    "recovery.failed": _WARNING,
+    "renewal.failed": _WARNING,
+    "step.code_changed": _WARNING,
+    "step.failed": _WARNING,  # ERROR when nothing follows
+    "step.started": _DEBUG,
+    "store.connected": _INFO,  # DEBUG at the first connect
+    "store.disconnected": _WARNING,
+    "store.held": _WARNING,
+    "store.unreachable": _WARNING,
+    "streams.reopened": _WARNING,
+    "task.failed": _ERROR,
+    "timers.fired": _DEBUG,
+    "worker.draining": _INFO,
+    "worker.lost": _WARNING,
+    "worker.orphaned": _WARNING,
+    "worker.reloading": _INFO,
+    "worker.stalled": _CRITICAL,
+    "worker.started": _INFO,
+    "worker.stopped": _INFO,
+}
+
+
+def level_of(name: str, fields: MutableMapping[str, Any]) -> int:
+    """Return the level of one event; what is tried again is a warning, what is not an error."""
+    if name in ("step.failed", "handler.failed") and fields.get("retry_in") is None:
+        return _ERROR
+    if name == "store.connected" and fields.get("connects") == 1:
+        return _DEBUG
+    return LEVELS.get(name, _INFO)
+
+
+# --- lines of user code -----------------------------------------------------------------------------------------------
+
+
+def replaying(scope: Scope) -> bool:
+    """Return whether code of *scope* runs again that ran before this attempt; a step's body never does."""
+    if scope.inside:
+        return False
+    attempt = scope.attempt
+    # against the journal as it was at the claim: what branches record meanwhile is news, not the past
+    return attempt.conductor.cursor.applied < attempt.lease.base
+
+
+def _context(scope: Scope) -> dict[str, Any]:
+    found: dict[str, Any] = {"intent": scope.attempt.lease.id, "attempt": scope.attempt.lease.attempt}
+    if scope.step is not None:
+        found["step"] = "/".join(filter(None, (scope.path, f"{scope.step[0]}#{scope.step[1]}")))
+    elif INSIDE in scope.path:  # a branch that a step's body has started
+        found["step"] = scope.path.rpartition(INSIDE)[0]
+    return found
+
+
+def _is_engine(name: str) -> bool:
+    return name == _ENGINE or name.startswith(_ENGINE + ".")
+
+
+def add_intent(logger: Any, _: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Processor of structlog: add intent, attempt and step; drop what a replay says again."""
+    scope = scope_var.get()
+    if scope is not None:
+        record = event.get("_record")
+        name = record.name if record is not None else getattr(logger, "name", None) or ""
+        if not _is_engine(name) and replaying(scope):
+            raise structlog.DropEvent
+        for key, value in _context(scope).items():
+            event.setdefault(key, value)
+    return event
+
+
+class IntentFilter(logging.Filter):
+    """Filter of `logging`: give each record `intent`, `attempt`, `step` ("" outside); drop what a replay says again."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record is to be logged, and complete it."""
+        scope = scope_var.get()
+        found = _context(scope) if scope is not None else {}
+        for key in ("intent", "attempt", "step"):
+            if not hasattr(record, key):
+                setattr(record, key, found.get(key, ""))
+        return scope is None or _is_engine(record.name) or not replaying(scope)
+
+
+# --- the engine's lines -----------------------------------------------------------------------------------------------
+
+
+def _told(name: str, fields: dict[str, Any]) -> None:
+    """Subscriber of events: one event, one line."""
+    level = level_of(name, fields)
+    logger = logging.getLogger(_ENGINE)
+    if not logger.isEnabledFor(level):
+        return
+    line: dict[str, Any] = {}
+    for key, value in fields.items():
+        if isinstance(value, BaseException):
+            line[key] = _in_words(value)
+            if level >= _ERROR and not isinstance(value, RedurableError):
+                line["exc_info"] = value  # where the fault is; our own errors say so in words
+        elif value is not None:
+            line[key] = round(value, 3) if isinstance(value, float) else value
+    if "step" in line and "n" in line:
+        line["step"] = f"{line['step']}#{line.pop('n')}"
+    engine().log(level, name, **line)
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, RedurableError):
+        return f"{error.message} [{error.code}]"
+    return f"{type(error).__name__}: {error}"
+
+
+def engine() -> Any:
+    """Return the logger of the engine's own lines."""
+    return structlog.wrap_logger(
+        logging.getLogger(_ENGINE),
+        processors=[
+            structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, *_shared(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )  # fmt: skip
+
+
+def _shared() -> list[Any]:
+    return [add_intent, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+
+
+# --- the command line's set-up ----------------------------------------------------------------------------------------
+
+
+def start(format: str = "auto", *, level: str | None = None, stream: IO[str] | None = None) -> Callable[[], None]:
+    """
+    Log to *stream* (stderr): lines of the engine, of `logging` and of structlog alike; return a function that ends it.
+
+    Args:
+        format: "console", "json", or "auto": console on a terminal.
+        level: From this level on; REDURABLE_LOG_LEVEL by default, else info.
+
+    Raises:
+        ConfigurationError: There is no such format or level.
+    """
+    least = _level(level or os.environ.get("REDURABLE_LOG_LEVEL") or "info")
+    target = stream or sys.stderr
+    if format not in ("auto", "console", "json"):
+        raise ConfigurationError(f"--log-format is auto, console or json, not {format!r}")
+    terminal = target.isatty()
+    handler = logging.StreamHandler(target)
+    handler.addFilter(IntentFilter())
+    handler.setFormatter(_formatter(format == "console" or (format == "auto" and terminal), terminal))
+    root = logging.getLogger()
+    before = (root.level, root.handlers[:])
+    root.handlers[:] = [handler]
+    root.setLevel(least)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level, structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name,
+            structlog.stdlib.PositionalArgumentsFormatter(), *_shared(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )  # fmt: skip
+    unsubscribe = events.subscribe(_told, [name for name, given in LEVELS.items() if max(given, _floor(name)) >= least])
+
+    def end() -> None:
+        unsubscribe()
+        structlog.reset_defaults()
+        root.setLevel(before[0])
+        root.handlers[:] = before[1]
+
+    return end
+
+
+def _floor(name: str) -> int:
+    """Return the highest level that *name* may have."""
+    return _ERROR if name in ("step.failed", "handler.failed") else 0
+
+
+def _level(name: str) -> int:
+    known = logging.getLevelNamesMapping()
+    if name.upper() not in known:
+        raise ConfigurationError(f"there is no log level {name!r}", hint="use debug, info, warning, error or critical")
+    return known[name.upper()]
+
+
+def _formatter(console: bool, colours: bool) -> logging.Formatter:
+    last: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if console:
+        plain = structlog.dev.plain_traceback  # rich's would show the values of variables
+        last += [_short_time, structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
+    else:
+        last += [structlog.processors.format_exc_info, _in_order, structlog.processors.JSONRenderer()]
+    foreign = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, *_shared()]
+    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=foreign, processors=last)
+
+
+def _in_order(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What every line has comes first."""
+    first = [key for key in ("timestamp", "level", "logger", "event", "intent", "attempt", "step") if key in event]
+    return {key: event[key] for key in (*first, *(key for key in event if key not in first))}
+
+
+def _short_time(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """On a terminal the time of day, in local time, is enough."""
+    from datetime import datetime
+
+    stamp = event.get("timestamp")
+    if isinstance(stamp, str):
+        event["timestamp"] = datetime.fromisoformat(stamp).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    return event
