@@ -1,0 +1,131 @@
+"""
+The application of the crash tests: handlers whose step bodies leave a line each in a ledger that redurable never reads.
+
+A line is (monotonic time, pid, epoch, intent, step); it is one write to a file opened with O_APPEND, so that lines of
+many processes never mix and a SIGKILL leaves whole lines only. Events that tests wait for go to a second file alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from redurable import current, handler, step
+from redurable.events import subscribe
+
+ROOM = Path(os.environ.get("CRASH_ROOM", "."))
+_WATCHED = (
+    "attempt.started", "attempt.ended", "attempt.fenced", "handler.abandoned", "handler.failed", "worker.started",
+    "worker.draining", "worker.stopped", "worker.lost", "worker.orphaned", "worker.stalled", "loop.blocked",
+    "loop.failed", "task.failed", "lease.overdue", "intents.mended", "streams.reopened", "store.connected",
+    "store.disconnected", "renewal.failed", "recovery.failed", "entries.returned", "loss.taken_back",
+)  # fmt: skip
+
+
+def _append(name: str) -> int:
+    return os.open(ROOM / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+
+_ledger, _events = _append("ledger"), _append("events")
+
+
+def _tell(name: str, fields: dict[str, Any]) -> None:
+    line = {"event": name, "now": time.monotonic(), "pid": os.getpid(), **fields}
+    os.write(_events, (json.dumps(line, default=repr) + "\n").encode())
+
+
+subscribe(_tell, _WATCHED)
+
+
+def note(name: str) -> None:
+    """Leave a line in the ledger: the body of the step *name* begins."""
+    here = current()
+    os.write(_ledger, f"{time.monotonic():.6f} {os.getpid()} {here.epoch} {here.id} {name}\n".encode())
+
+
+async def gate(name: str) -> None:
+    """Return once the test has opened the gate *name*."""
+    while not (ROOM / name).exists():
+        await asyncio.sleep(0.005)
+
+
+# the caller's number is the identity, so that ledger and journal call a step alike
+@step(id=lambda n, *_: str(n))
+async def work(n: int, pause: float) -> str:
+    note(f"work{n}")
+    if pause:
+        await asyncio.sleep(pause)
+    return f"{n:04d}" * 10
+
+
+@handler(queue="steps")
+async def steps(payload: dict[str, Any]) -> int:
+    """*n* steps of *pause* seconds each; returns how many characters came back."""
+    total = 0
+    for n in range(payload["n"]):
+        total += len(await work(n, payload.get("pause", 0.0)))
+    return total
+
+
+@step
+async def die() -> None:
+    note("die1")
+    os.kill(os.getpid(), signal.SIGKILL)
+    await asyncio.sleep(60)
+
+
+@handler(queue="mixed")
+async def mixed(payload: dict[str, Any]) -> str:
+    """A slow innocent, or the poison that kills the process it runs in."""
+    await work(0, 0.0)
+    if payload.get("poison"):
+        await die()
+    await work(1, payload.get("pause", 0.0))
+    return "innocent"
+
+
+@step(id=lambda n, *_: str(n))
+async def gated(n: int, name: str) -> int:
+    note(f"gated{n}")
+    await gate(name)
+    return n
+
+
+@handler(queue="gated")
+async def gatekeeper(payload: dict[str, Any]) -> list[int]:
+    """*before* quick steps, one that waits for the gate, *after* quick steps."""
+    done = []
+    for n in range(payload.get("before", 3)):
+        await work(n, 0.0)
+        done.append(n)
+    done.append(await gated(99, payload["gate"]))
+    for n in range(payload.get("after", 2)):
+        await work(100 + n, 0.0)
+        done.append(100 + n)
+    return done
+
+
+@handler(queue="blocking")
+async def blocking(payload: dict[str, Any]) -> str:
+    """Blocks the event loop, the first time only if *once*."""
+    await work(0, 0.0)
+    first = current().attempt == 1
+    if first or not payload.get("once"):
+        time.sleep(payload["seconds"])
+    await work(1, 0.0)
+    return "unblocked"
+
+
+@handler(queue="stuck")
+def stuck(payload: dict[str, Any]) -> str:
+    """A sync handler that does not listen until its gate is open."""
+    note("stuck")
+    while not (ROOM / payload["gate"]).exists():
+        time.sleep(0.01)
+    note("unstuck")
+    return f"attempt {current().attempt}"
