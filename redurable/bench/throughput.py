@@ -1,0 +1,80 @@
+"""How many steps and intents a worker gets through, what each costs in CPU, commands and bytes on the wire."""
+
+from __future__ import annotations
+
+from redurable.bench.app import PAYLOAD
+from redurable.bench.report import Row, Target, at_least, at_most, row
+from redurable.bench.run import Drained, Run, drain
+
+__all__ = ["noop", "one_step", "steps", "two_processes"]
+
+
+async def steps(run: Run) -> list[Row]:
+    """Intents of many steps, 100 at a time."""
+    sizes = run.sizes
+    total = sizes.long_intents * sizes.steps
+    floors: list[float] = []
+    drained: list[Drained] = []
+    async with run.at_work() as stage:
+        await drain(run, stage, "bench.steps", [sizes.steps] * 20)
+        for _ in range(run.repeat):
+            floors.append(await run.floor_rate())
+            drained.append(await drain(run, stage, "bench.steps", [sizes.steps] * sizes.long_intents))
+    rates = [total / d.all for d in drained]
+    return [
+        row("durable steps, one worker process", "/s", rates, floors, at_least(0.5, "ratio")),
+        *_cpu("step", drained, total, at_most(8.0)),
+        *_traffic("step", drained, total),
+    ]
+
+
+async def noop(run: Run) -> list[Row]:
+    """Intents that do nothing: what an intent itself costs."""
+    return await _drains(run, "bench.noop", "no-op intents, one worker process", at_least(0.12, "ratio"))
+
+
+async def one_step(run: Run) -> list[Row]:
+    """Intents of one step."""
+    return await _drains(run, "bench.one", "one-step intents, one worker process", at_least(0.08, "ratio"))
+
+
+async def two_processes(run: Run) -> list[Row]:
+    """No-op intents drained by a worker of two processes."""
+    return (await _drains(run, "bench.noop", "no-op intents, --processes 2", None, processes=2))[:1]
+
+
+async def _drains(run: Run, queue: str, name: str, target: Target | None, processes: int = 1) -> list[Row]:
+    count = run.sizes.intents
+    floors: list[float] = []
+    drained: list[Drained] = []
+    async with run.at_work(processes) as stage:
+        await drain(run, stage, queue, [PAYLOAD] * 300)
+        for _ in range(run.repeat):
+            floors.append(await run.floor_rate())
+            drained.append(await drain(run, stage, queue, [PAYLOAD] * count))
+    what = "no-op intent" if queue == "bench.noop" else "one-step intent"
+    return [
+        row(name, "/s", [d.count / d.outcomes for d in drained], floors, target),
+        *_cpu(what, drained, count, None),
+        *_traffic(what, drained, count),
+    ]
+
+
+def _cpu(what: str, drained: list[Drained], units: int, target: Target | None) -> list[Row]:
+    rows = []
+    ours = [d.work.worker_cpu for d in drained]
+    known = [cpu for cpu in ours if cpu is not None]
+    if len(known) == len(ours):
+        rows.append(row(f"worker CPU a {what}", "us", [cpu / units * 1e6 for cpu in known], target=target))
+    rows.append(row(f"Redis CPU a {what}", "us", [d.work.server_cpu / units * 1e6 for d in drained]))
+    return rows
+
+
+def _traffic(what: str, drained: list[Drained], units: int) -> list[Row]:
+    last = drained[-1].whole.commands
+    each = {name: round(count / units, 4) for name, count in sorted(last.items()) if count / units >= 0.001}
+    return [
+        row(f"script calls a {what}", "", [d.whole.commands.get("evalsha", 0) / units for d in drained]),
+        row(f"Redis commands a {what}", "", [sum(d.whole.commands.values()) / units for d in drained], commands=each),
+        row(f"bytes on the wire a {what}", "B", [(d.whole.wire_in + d.whole.wire_out) / units for d in drained]),
+    ]
