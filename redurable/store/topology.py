@@ -40,6 +40,8 @@ def translated(error: BaseException, address: Address) -> BaseException:
     """Return *error* as one of ours, if it is redis-py's or the network's."""
     if isinstance(error, StoreError):
         return error
+    if isinstance(error.__cause__, redis.AuthenticationError):  # over unix sockets redis-py wraps it
+        error = error.__cause__
     if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
         return StoreUnavailable(
             f"{address.display} refused the user name or password: {error}",
