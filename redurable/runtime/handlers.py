@@ -54,7 +54,6 @@ class HandlerSpec:
     timeout: float | None = None
     attempt_timeout: float | None = None
     retention: float | None = None
-    concurrency: int | None = None
     on_code_change: OnChange = "warn"
     strict: bool = False
     _arguments: dict[str, Typed] = field(default_factory=dict)
@@ -161,7 +160,6 @@ def handler(
     timeout: Seconds | None = None,
     attempt_timeout: Seconds | None = None,
     retention: Seconds | None = None,
-    concurrency: int | None = None,
     on_code_change: OnChange = "warn",
     strict: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
@@ -176,7 +174,6 @@ def handler(
     timeout: Seconds | None = None,
     attempt_timeout: Seconds | None = None,
     retention: Seconds | None = None,
-    concurrency: int | None = None,
     on_code_change: OnChange = "warn",
     strict: bool = False,
 ) -> Any:
@@ -191,7 +188,6 @@ def handler(
         timeout: Seconds from sending to the deadline, for intents sent to this function without a deadline.
         attempt_timeout: Seconds for one attempt, after which it fails with TimeoutError.
         retention: Seconds that a completed intent is kept; 7 days by default.
-        concurrency: The most intents of this handler that one process runs at a time.
         on_code_change: When a recorded step's code differs now: "warn", "hold" (fail the attempt), or "ignore".
         strict: Make a wait that is not durable an error, when it outlasts a few seconds.
     """
@@ -209,7 +205,6 @@ def handler(
             timeout=None if timeout is None else seconds(timeout, "handler(timeout=)"),
             attempt_timeout=None if attempt_timeout is None else seconds(attempt_timeout, "handler(attempt_timeout=)"),
             retention=None if retention is None else seconds(retention, "handler(retention=)"),
-            concurrency=concurrency,
             on_code_change=on_code_change,
             strict=strict,
         )
