@@ -7,12 +7,13 @@ during the call.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import msgspec
 
-from redurable.errors import NotFound
+from redurable.errors import NotFound, StoreError
 from redurable.model import (
     AttemptFailed,
     CancelRequested,
@@ -55,7 +56,7 @@ Page = list[IntentInfo]
 
 
 class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue: intents that wait, are delivered or run, suspects; the age of the oldest in seconds; its workers."""
+    """A queue: intents that wait, that workers hold, suspects; the age of the oldest that waits; its live workers."""
 
     name: str
     queued: int
@@ -170,7 +171,7 @@ async def info(store: Store, intent: str) -> IntentInfo:
         try:
             if await mux.command("XPENDING", stream, GROUP, entry, entry, 1):
                 return msgspec.structs.replace(found, status=Status.DELIVERED)
-        except Exception:
+        except StoreError:
             return found  # no worker has made the group yet: nothing can be delivered
     return found
 
@@ -221,41 +222,47 @@ async def history(store: Store, intent: str, since: int = 0) -> list[tuple[int, 
     return [(since + i, decode_entry(raw)) for i, raw in enumerate(entries, 1)]
 
 
-async def _ids(store: Store, partition: int, queue: str | None, status: Status | None) -> AsyncIterator[str]:
-    """Give ids by the cheapest structure that holds them; open ones of no structure come from SCAN."""
+async def _ids(store: Store, partition: int, queue: str | None, status: Status | None) -> AsyncIterator[list[str]]:
+    """Give pages of ids by the cheapest structure that holds them; open ones of no structure come from SCAN."""
     keys, mux = store.keys[partition], store.mux
-    views = {
-        Status.COMPLETED: [keys.done],
-        Status.FAILED: [keys.failed],
-        Status.CANCELED: [keys.failed],
-        Status.TIMED_OUT: [keys.failed],
-    }
-    if status in views:
-        for view in views[status]:
-            start = 0
-            while ids := await mux.command("ZREVRANGE", view, start, start + _PAGE - 1):
-                for raw in ids:
-                    yield raw.decode()
-                start += _PAGE
+    if status is not None and status.final:
+        view, start = keys.done if status is Status.COMPLETED else keys.failed, 0
+        while found := await mux.command("ZREVRANGE", view, start, start + _PAGE - 1):
+            yield [raw.decode() for raw in found]
+            start += _PAGE
         return
     if status in (Status.SUBMITTED, Status.DELIVERED, Status.IN_PROGRESS):
         for raw in await mux.command("SMEMBERS", keys.streams):
-            if queue is not None and keys.lane_of(raw.decode())[0] != queue:
-                continue
-            begin = "-"
-            while rows := await mux.command("XRANGE", raw, begin, "+", "COUNT", _PAGE):
-                for _, fields in rows:
-                    yield fields[1].decode()
-                begin = "(" + rows[-1][0].decode()
+            if queue is None or keys.lane_of(raw.decode())[0] == queue:
+                async for page in _entries(store, raw, pending=status is not Status.SUBMITTED):
+                    yield page
         return
     cursor = b"0"
     while True:
-        cursor, found = await mux.command("SCAN", cursor, "MATCH", keys.head_prefix.replace("[", "\\[") + "*",
-                                          "COUNT", 1000)  # fmt: skip
-        for raw in found:
-            yield raw.decode()[len(keys.head_prefix) :]
+        cursor, found = await mux.command("SCAN", cursor, "MATCH", keys.head_prefix + "*", "COUNT", _PAGE)
+        yield [raw.decode()[len(keys.head_prefix) :] for raw in found]
         if cursor == b"0":
             return
+
+
+async def _entries(store: Store, stream: bytes, pending: bool) -> AsyncIterator[list[str]]:
+    """Give pages of the ids in *stream*, all or those that a worker holds."""
+    mux, begin = store.mux, "-"
+    while True:
+        if pending:
+            try:
+                held = await mux.command("XPENDING", stream, GROUP, begin, "+", _PAGE)
+            except StoreError:
+                return  # no worker has made the group yet
+            rows = [row for part in [mux.command("XRANGE", stream, h[0], h[0]) for h in held] for row in await part]
+            last = held[-1][0] if held else None
+        else:
+            rows = await mux.command("XRANGE", stream, begin, "+", "COUNT", _PAGE)
+            last = rows[-1][0] if rows else None
+        if last is None:
+            return
+        yield [fields[1].decode() for _, fields in rows]
+        begin = "(" + last.decode()
 
 
 async def intents(
@@ -267,27 +274,30 @@ async def intents(
     limit: int = 100,
 ) -> Page:
     """Return up to *limit* intents that fit; finished ones newest first."""
-    page: Page = []
-    seen: set[str] = set()
-    for partition in range(len(store.keys)):
-        async for intent in _ids(store, partition, queue, status):
-            if intent in seen:  # SCAN may give a key twice
-                continue
-            try:
-                found = await info(store, intent)
-            except NotFound:
-                continue
-            if queue is not None and found.queue != queue:
-                continue
-            if status is not None and found.status is not status:
-                continue
-            if label is not None and found.labels.get(label[0]) != label[1]:
-                continue
-            page.append(found)
-            seen.add(intent)
-            if len(page) >= limit:
-                return page
-    return page
+    page: dict[str, IntentInfo] = {}  # by id: SCAN may give a key twice
+    for partition, keys in enumerate(store.keys):
+        async for ids in _ids(store, partition, queue, status):
+            heads = [store.mux.command("HMGET", keys.head(intent), "status", "queue") for intent in ids]
+            fitting = [i for i, head in zip(ids, heads, strict=True) if _fits(await head, queue, status)]
+            for some in (fitting[n : n + 20] for n in range(0, len(fitting), 20)):
+                for found in await asyncio.gather(*(info(store, i) for i in some), return_exceptions=True):
+                    if isinstance(found, NotFound):
+                        continue  # removed since
+                    if isinstance(found, BaseException):
+                        raise found
+                    same = status is None or found.status is status
+                    if same and (label is None or found.labels.get(label[0]) == label[1]):
+                        page[found.id] = found
+                        if len(page) >= limit:
+                            return list(page.values())
+    return list(page.values())
+
+
+def _fits(head: list[bytes | None], queue: str | None, status: Status | None) -> bool:
+    """Tell whether an intent can be one that is looked for; DELIVERED is SUBMITTED in its head."""
+    raw, name = head
+    wanted = Status.SUBMITTED if status is Status.DELIVERED else status
+    return raw is not None and (wanted is None or raw == wanted.encode()) and (queue is None or name == queue.encode())
 
 
 async def workers(store: Store) -> list[WorkerInfo]:
@@ -313,19 +323,16 @@ async def queues(store: Store) -> list[QueueInfo]:
         for raw in await store.mux.command("SMEMBERS", keys.streams):
             name, lane = keys.lane_of(raw.decode())
             total = totals.setdefault(name, {"queued": 0, "running": 0, "suspects": 0, "oldest": None})
-            length = store.mux.command("XLEN", raw)
-            first = store.mux.command("XRANGE", raw, "-", "+", "COUNT", 1)
-            try:
-                summary = await store.mux.command("XPENDING", raw, GROUP)
-                held = int(summary[0])
-            except Exception:
-                held = 0  # no group yet: no worker ever served it
+            length, groups = store.mux.command("XLEN", raw), store.mux.command("XINFO", "GROUPS", raw)
+            held, read = 0, "0"
+            for group in await groups:
+                facts = dict(zip(group[::2], group[1::2], strict=True))
+                if facts[b"name"] == GROUP.encode():
+                    held, read = facts[b"pending"], facts[b"last-delivered-id"].decode()
             total["running"] += held
-            waiting = int(await length) - held
-            total["suspects" if lane.endswith("!solo") else "queued"] += waiting
-            rows = await first
-            if rows and waiting:
-                at = int(rows[0][0].split(b"-")[0])
+            total["suspects" if lane.endswith("!solo") else "queued"] += max(0, int(await length) - held)
+            for entry, _ in await store.mux.command("XRANGE", raw, f"({read}", "+", "COUNT", 1):
+                at = int(entry.split(b"-")[0])
                 total["oldest"] = min(total["oldest"] or at, at)
     now = (await store.mux.command("TIME"))[0] if totals else 0
     return [

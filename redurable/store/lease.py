@@ -35,7 +35,7 @@ class Lease:
         intent, index, entry, fence, attempt, created, started, deadline, base, body, entries = reply
         self._mux = mux
         self._keys = keys
-        self._stream = streams[index - 1]
+        self._stream: str = streams[index - 1]
         self.stream_index = index
         self.queue, self.lane = keys.lane_of(self._stream)
         self.id: str = intent.decode()
@@ -74,13 +74,14 @@ class Lease:
 
     def record(self, entries: list[bytes], sink: Sink | None = None) -> Word | None:
         """Append *entries*; the answer (to *sink*) is the last seq, or a refusal. Add to `k` once it is a seq."""
-        return self._mux.call(
+        word: Word | None = self._mux.call(
             _record,
             self._keys.partition,
             (self._head, self._journal),
             (self.id, self.fence, self.k, len(entries), *entries),
             sink,
         )
+        return word
 
     def read(self, start: int) -> Word:
         """Answer the entries from index *start* (0 = first) on."""

@@ -260,7 +260,7 @@ class TestSockets:
         with PrivateServer(port=0, appendfsync="no", binary=binary) as own:
             async with opened(own.url) as store, opened(own.unix_url):
                 assert await works(store)
-            with plain(own, driver_info=None) as client:
+            with Topology(parse_url(own.unix_url)).blocking_client(2.0) as client:
                 assert client.info("errorstats") == {}
 
 

@@ -1,0 +1,249 @@
+"""What is told of intents, queues and workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from redurable.errors import NotFound
+from redurable.ids import new_id
+from redurable.model import (
+    AttemptFailed,
+    Envelope,
+    ErrorInfo,
+    Outcome,
+    Priority,
+    Reason,
+    Status,
+    StepDone,
+    StepTried,
+    decode_entry,
+    encode_entry,
+)
+from redurable.store import inspection
+from redurable.store.inspection import WorkerInfo
+from redurable.store.server import PrivateServer
+from redurable.store.store import pack_outcome
+from tests.store.conftest import plain
+from tests.store.world import DAY, FAILURE, FINAL, NOW_MS, QUEUE, STATES, STEP, World, result_of
+
+pytestmark = pytest.mark.anyio
+
+
+def body(**fields: Any) -> bytes:
+    """Return a packed envelope."""
+    return msgspec.msgpack.encode(Envelope(payload=msgspec.Raw(b"\xc0"), **{"type": "", **fields}))
+
+
+class TestInfo:
+    @pytest.mark.parametrize("state", [s for s in STATES if s != "GONE"])
+    async def test_it_tells_every_state(self, world: World, state: str) -> None:
+        await world.bring(state)
+        found = await inspection.info(world.store, world.id)
+        assert (found.id, found.queue, found.status) == (world.id, QUEUE, Status(state))
+        assert found.created == NOW_MS
+        assert (found.finished is not None) == (state in FINAL)
+        assert (found.error is not None) == (state in FINAL and state != "COMPLETED")
+        assert found.reason is (Reason.PROMISE if state == "WAITING" else None)
+
+    async def test_it_tells_what_the_sender_said(self, world: World) -> None:
+        said = body(type="send", labels={"team": "a"}, idempotency_key="k1")
+        await world.store.submit(world.id, said, QUEUE, "q:high", deadline="+500", max_losses=2)
+        found = await inspection.info(world.store, world.id)
+        assert (found.type, found.labels, found.idempotency_key) == ("send", {"team": "a"}, "k1")
+        assert (found.priority, found.deadline) == (Priority.HIGH, NOW_MS + 500)
+
+    async def test_it_tells_how_far_it_came(self, world: World) -> None:
+        await world.bring("IN_PROGRESS", steps=3)
+        await world.call("note", value="fetch#0,load#1")
+        await world.store.cancel(world.id)
+        found = await inspection.info(world.store, world.id)
+        assert (found.attempt, found.worker, found.entries, found.step) == (1, "w1", 4, "fetch#0")
+        assert (found.canceling, found.changed) == (True, ("fetch#0", "load#1"))
+        await world.call("recover")
+        assert (await inspection.info(world.store, world.id)).losses == 1
+
+    async def test_it_tells_when_it_goes_on(self, world: World) -> None:
+        await world.bring("IN_PROGRESS")
+        await world.call("retry", wake="+700")
+        found = await inspection.info(world.store, world.id)
+        assert (found.status, found.reason, found.wake) == (Status.WAITING, Reason.RETRY, NOW_MS + 700)
+        await world.submit(later := new_id(0), lane="q:low", delay_ms=900)
+        found = await inspection.info(world.store, later)
+        assert (found.start, found.priority) == (NOW_MS + 900, Priority.LOW)
+
+    async def test_what_is_not_there_is_not_found(self, world: World) -> None:
+        for question in (inspection.info, inspection.outcome, inspection.history):
+            with pytest.raises(NotFound):
+                await question(world.store, world.id)
+            with pytest.raises(NotFound):
+                await question(world.store, "nonsense")
+
+    def test_the_last_step_is_told_even_if_it_was_only_tried(self) -> None:
+        tried = StepTried("", "load", 2, NOW_MS, error=ErrorInfo("E", "no"), tries=1, due=NOW_MS)
+        assert inspection.last_step([STEP, encode_entry(tried), FAILURE]) == "load#2"
+        assert inspection.last_step([FAILURE]) is None
+
+
+class TestOutcome:
+    @pytest.mark.parametrize("state", ["SUBMITTED", "IN_PROGRESS", "WAITING"])
+    async def test_an_open_intent_has_none(self, world: World, state: str) -> None:
+        await world.bring(state)
+        assert await inspection.outcome(world.store, world.id) is None
+
+    @pytest.mark.parametrize("result", [b"\xc0", b"\x01", msgspec.msgpack.encode("x" * 500)], ids=["none", "1", "long"])
+    async def test_a_result_comes_back_whatever_its_size(self, world: World, result: bytes) -> None:
+        await world.bring("IN_PROGRESS")
+        packed = pack_outcome(Outcome(status=Status.COMPLETED, result=msgspec.Raw(result)))
+        assert (packed == b"") == (result == b"\xc0")
+        await world.call("settle", result=packed)
+        found = await inspection.outcome(world.store, world.id)
+        assert found is not None
+        assert (found.status, bytes(found.result)) == (Status.COMPLETED, result)
+
+    @pytest.mark.parametrize("state", FINAL)
+    async def test_every_end_is_told(self, world: World, state: str) -> None:
+        await world.bring(state)
+        assert await inspection.outcome(world.store, world.id) == inspection.unpack_outcome(result_of(state))
+
+
+class TestHistory:
+    async def test_it_gives_entries_with_their_seqs(self, world: World) -> None:
+        await world.bring("IN_PROGRESS", steps=2)
+        await world.call("record", entries=[FAILURE])
+        found = await inspection.history(world.store, world.id)
+        assert [seq for seq, _ in found] == [1, 2, 3]
+        assert [type(entry) for _, entry in found] == [StepDone, StepDone, AttemptFailed]
+        assert [seq for seq, _ in await inspection.history(world.store, world.id, since=2)] == [3]
+        assert await inspection.history(world.store, world.id, since=3) == []
+        assert found[0][1].value == decode_entry(STEP).value  # type: ignore[union-attr]  # both are StepDone
+
+
+class TestListing:
+    async def test_each_state_lists_its_own(self, world: World) -> None:
+        # the submitted come last, or the claims on the way to the other states would take them
+        order = [s for s in STATES[1:] if s != "SUBMITTED"] + ["SUBMITTED"]
+        ids: dict[str, set[str]] = {}
+        for state in order:
+            for _ in range(3):
+                other = World(world.store)
+                other.keeper.worker = f"w-{other.id}"
+                await other.bring(state)
+                ids.setdefault(state, set()).add(other.id)
+        for state in order:
+            found = await inspection.intents(world.store, status=Status(state))
+            assert {f.id for f in found} == ids[state], state
+            assert {f.status for f in found} == {Status(state)}
+        every = await inspection.intents(world.store)
+        assert {f.id for f in every} == set().union(*ids.values())
+        assert len(every) == 27
+
+    async def test_filters_go_together(self, world: World) -> None:
+        for queue in ("mail", "sms"):
+            for team in ("a", "b"):
+                await world.store.submit(new_id(0), body(labels={"team": team}), queue, "q:normal")
+                await world.store.submit(new_id(0), body(labels={"team": team}), queue, "q:low", delay_ms=1000)
+
+        async def count(**filters: Any) -> int:
+            return len(await inspection.intents(world.store, **filters))
+
+        assert await count() == 8
+        assert await count(queue="mail") == 4
+        assert await count(label=("team", "a")) == 4
+        assert await count(label=("team", "c")) == 0
+        assert await count(queue="none") == 0
+        assert await count(queue="sms", label=("team", "b"), status=Status.SUBMITTED) == 1
+        assert await count(queue="sms", label=("team", "b"), status=Status.CREATED) == 1
+        assert await count(queue="sms", status=Status.WAITING) == 0
+
+    async def test_long_lists_are_walked_in_pages(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(inspection, "_PAGE", 7)
+        await world.keeper.open([*world.streams, world.solo])
+        ids = {await world.submit(new_id(0)) for _ in range(50)}
+
+        async def listed(**filters: Any) -> set[str]:
+            found = [f.id for f in await inspection.intents(world.store, **filters)]
+            assert len(found) == len(set(found))
+            return set(found)
+
+        assert await listed(status=Status.SUBMITTED) == ids
+        assert await listed() == ids
+        assert len(await listed(limit=20)) == 20
+        leases = await world.claim(30)
+        taken = {lease.id for lease in leases}
+        assert await listed(status=Status.IN_PROGRESS) == taken
+        assert await listed(status=Status.SUBMITTED) == ids - taken
+        for lease in leases:
+            world.advance(1)
+            assert await lease.settle("COMPLETED", b"", DAY) == b"OK"
+        newest_first = [f.id for f in await inspection.intents(world.store, status=Status.COMPLETED, limit=25)]
+        assert newest_first == [lease.id for lease in reversed(leases)][:25]
+
+    async def test_running_ones_are_found_without_reading_the_backlog(self, world: World, real: PrivateServer) -> None:
+        await world.keeper.open([*world.streams, world.solo])
+        for _ in range(300):
+            await world.submit(new_id(0))
+        await world.claim(2)
+        with plain(real) as client:
+            client.config_resetstat()
+            assert len(await inspection.intents(world.store, status=Status.IN_PROGRESS)) == 2
+            assert client.info("stats")["total_commands_processed"] < 60
+
+    async def test_a_new_namespace_is_empty(self, world: World) -> None:
+        assert await inspection.intents(world.store) == []
+        assert await inspection.queues(world.store) == []
+        assert await inspection.workers(world.store) == []
+
+
+class TestQueues:
+    async def test_it_counts_what_waits_and_what_is_held(self, world: World) -> None:
+        await world.bring("IN_PROGRESS")
+        for _ in range(3):
+            await world.submit(new_id(0))
+        await world.store.submit(new_id(0), body(), "sms", "q:low")
+        await world.deliver()
+        mail, sms = await inspection.queues(world.store)
+        assert (mail.name, mail.queued, mail.running, mail.suspects, mail.workers) == (QUEUE, 2, 2, 0, 0)
+        assert (sms.name, sms.queued, sms.running) == ("sms", 1, 0)
+
+    async def test_suspects_are_counted_apart(self, world: World) -> None:
+        await world.bring("IN_PROGRESS", max_losses=2)
+        assert await world.call("recover") == "SUSPECT"
+        (mail,) = await inspection.queues(world.store)
+        assert (mail.queued, mail.running, mail.suspects) == (0, 0, 1)
+
+    async def test_the_oldest_is_one_that_waits_not_one_that_runs(self, world: World) -> None:
+        await world.keeper.open([*world.streams, world.solo])
+        stream = world.streams[2]
+        await world.mux.command("XADD", stream, "1000-1", "i", running := new_id(0))
+        await world.mux.command("XREADGROUP", "GROUP", "rd", "w1", "STREAMS", stream, ">")
+        (mail,) = await inspection.queues(world.store)
+        assert mail.oldest_seconds is None
+        await world.submit()
+        (mail,) = await inspection.queues(world.store)
+        assert mail.oldest_seconds is not None
+        assert mail.oldest_seconds < 60
+        await world.mux.command("XACK", stream, "rd", "1000-1")
+        await world.mux.command("XDEL", stream, "1000-1")
+        assert running
+
+
+class TestWorkers:
+    async def test_they_are_told_with_whether_they_live(self, world: World, real: PrivateServer) -> None:
+        for name in ("w2", "w1"):
+            about = WorkerInfo(
+                id=name, queues=(QUEUE,), host="h", pid=7, concurrency=10, running=1, started=NOW_MS, renewed=NOW_MS,
+                python="3.11", release="0.1.0",
+            )  # fmt: skip
+            await world.mux.command("HSET", world.keys.workers, name, msgspec.msgpack.encode(about))
+        await world.bring("IN_PROGRESS")  # leaves the number of w1's last claim beside it
+        with plain(real) as client, client.pubsub() as hearing:
+            hearing.subscribe(world.keys.liveness("w1"))
+            hearing.get_message(timeout=1)
+            one, two = await inspection.workers(world.store)
+            (mail,) = await inspection.queues(world.store)
+        assert (one.id, one.alive, two.id, two.alive) == ("w1", True, "w2", False)
+        assert (one.queues, one.concurrency) == ((QUEUE,), 10)
+        assert mail.workers == 1
