@@ -94,14 +94,17 @@ class Workers:
 
     async def end(self) -> None:
         """Stop everything at once: what it holds is of no further use."""
-        # the parent knows all its children, those too that it started meanwhile; told twice it kills them
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.parent, signal.SIGCONT)
-        until = time.monotonic() + 5.0
-        while self._process.poll() is None and time.monotonic() < until:
+        if self._process.poll() is None:
+            # told to stop it starts no others, and drains those that it started meanwhile
+            self._process.send_signal(signal.SIGCONT)
             self._process.terminate()
-            await asyncio.sleep(0.02)
-        self.signal(signal.SIGKILL, parent=self._process.poll() is None)
+            await asyncio.sleep(0.05)
+        self.signal(signal.SIGKILL)
+        for _ in range(500):
+            if self._process.poll() is not None:
+                return
+            await asyncio.sleep(0.01)
+        self._process.kill()
         self._process.wait()
 
 
@@ -209,4 +212,4 @@ class Bed:
                 if len(mine) >= count:
                     return mine
                 await asyncio.sleep(0.02)
-        raise RedurableError(f"no worker was ready within {READY_WITHIN:g} s", code="BENCH_FAILED")
+        raise workers.failed(f"was not ready within {READY_WITHIN:g} s")
