@@ -94,7 +94,7 @@ _register()
 def main() -> None:
     """Run the command line and end the process."""
     try:
-        app()
+        app(prog_name="redurable")
     except RedurableError as error:
         sys.exit(complain(error))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`redurable send`."""
+"""`redurable send`: one intent from the shell, and its result if it is waited for."""
 
 from __future__ import annotations
 

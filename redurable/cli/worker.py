@@ -33,39 +33,44 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+Target = Annotated[str, typer.Argument(metavar="TARGET", help="module:function, or module for every @handler in it.")]
+Queue = Annotated[
+    str | None, typer.Option("--queue", "-q", help="The queue to serve. Default: module.function, or @handler's.")
+]
+Concurrency = Annotated[
+    int, typer.Option("--concurrency", "-c", min=1, max=10_000, help="Intents at a time in each process.")
+]
+Processes = Annotated[
+    int, typer.Option("--processes", "-p", min=1, max=256, help="Processes; one that dies is replaced at once.")
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option("--metrics-port", min=0, max=65_535, help="Serve /metrics and /health there (0: a free port)."),
+]
+Format = Annotated[LogFormat, typer.Option("--log-format", help="How log lines look.")]
+Reload = Annotated[bool, typer.Option("--reload", help="Restart when a Python file changes (development).")]
+Grace = Annotated[float, typer.Option("--grace", min=0.0, help="Seconds that steps in flight get to end at a stop.")]
+AppDir = Annotated[Path | None, typer.Option("--app-dir", help="Where the module is. Default: the current directory.")]
+Lease = Annotated[float, typer.Option("--lease", min=0.5, max=3600.0, help="Seconds of ownership without a renewal.")]
+Stall = Annotated[
+    float, typer.Option("--stall", min=1.0, help="Seconds without a turn of the event loop to give up after.")
+]
+
+
 def worker(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="module:function, or module for every @handler in it.")
-    ],
-    queue: Annotated[
-        str | None, typer.Option("--queue", "-q", help="The queue to serve. Default: module.function, or @handler's.")
-    ] = None,
-    concurrency: Annotated[
-        int, typer.Option("--concurrency", "-c", min=1, max=10_000, help="Intents at a time in each process.")
-    ] = 100,
-    processes: Annotated[
-        int, typer.Option("--processes", "-p", min=1, max=256, help="Processes; one that dies is replaced at once.")
-    ] = 1,
+    target: Target,
+    queue: Queue = None,
+    concurrency: Concurrency = 100,
+    processes: Processes = 1,
     url: Url = None,
     namespace: Namespace = None,
-    metrics_port: Annotated[
-        int | None,
-        typer.Option("--metrics-port", min=0, max=65_535, help="Serve /metrics and /health there (0: a free port)."),
-    ] = None,
-    log_format: Annotated[LogFormat, typer.Option("--log-format", help="How log lines look.")] = LogFormat.AUTO,
-    reload: Annotated[bool, typer.Option("--reload", help="Restart when a Python file changes (development).")] = False,
-    grace: Annotated[
-        float, typer.Option("--grace", min=0.0, help="Seconds that steps in flight get to end at a stop.")
-    ] = 30.0,
-    app_dir: Annotated[
-        Path | None, typer.Option("--app-dir", help="Where the module is. Default: the current directory.")
-    ] = None,
-    lease: Annotated[
-        float, typer.Option("--lease", min=0.5, max=3600.0, help="Seconds of ownership without a renewal.")
-    ] = 10.0,
-    stall: Annotated[
-        float, typer.Option("--stall", min=1.0, help="Seconds without a turn of the event loop to give up after.")
-    ] = 300.0,
+    metrics_port: MetricsPort = None,
+    log_format: Format = LogFormat.AUTO,
+    reload: Reload = False,
+    grace: Grace = 30.0,
+    app_dir: AppDir = None,
+    lease: Lease = 10.0,
+    stall: Stall = 300.0,
 ) -> None:
     """
     Run handlers until stopped.
@@ -84,21 +89,16 @@ def worker(
     from redurable.telemetry import logs, metrics
     from redurable.worker.process import Options, supervise
 
-    if sys.platform == "win32":
-        raise ConfigurationError(
-            "a worker does not run on Windows", code="UNSUPPORTED_PLATFORM",
-            hint="run it on Linux, macOS or in WSL; clients work on Windows",
-        )  # fmt: skip
-    _needs_for_reload(reload)
+    _check_platform(reload)
     directory = str(app_dir.resolve()) if app_dir is not None else None
     options = Options(
         target=target, queue=queue, concurrency=concurrency, processes=processes, url=url, namespace=namespace,
         metrics_port=metrics_port, log_format=log_format.value, reload=reload, grace=grace, app_dir=directory,
         lease=lease, stall=stall,
     )  # fmt: skip
-    logs.start(log_format.value)
-    handlers = load(target, queue, directory)
     with contextlib.ExitStack() as stack:
+        stack.callback(logs.start(log_format.value))
+        handlers = load(target, queue, directory)
         if metrics_port is not None:
             port = stack.enter_context(metrics.serving(metrics_port, lease))
             logs.engine().info("metrics.serving", port=port, paths=["/metrics", "/health"])
@@ -157,9 +157,15 @@ def _place(error: Exception) -> str:
     return f"at {last.filename}, line {last.lineno}: {last.line}" if last is not None else ""
 
 
-def _needs_for_reload(reload: bool) -> None:
+def _check_platform(reload: bool) -> None:
     import importlib.util
 
+    if sys.platform == "win32":
+        raise ConfigurationError(
+            "a worker does not run on Windows",
+            code="UNSUPPORTED_PLATFORM",
+            hint="run it on Linux, macOS or in WSL; clients work on Windows",
+        )
     if reload and importlib.util.find_spec("watchfiles") is None:
         raise ConfigurationError(
             "--reload needs the package watchfiles", hint="install it: pip install 'redurable[reload]'"

@@ -39,6 +39,7 @@ LEVELS: dict[str, int] = {
     "attempt.store_error": _WARNING,
     "compensation.failed": _ERROR,
     "compensation.timed_out": _ERROR,
+    "entries.returned": _INFO,
     "handler.abandoned": _WARNING,
     "handler.failed": _WARNING,  # ERROR when nothing follows
     "handler.foreign_wait": _WARNING,

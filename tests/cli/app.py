@@ -1,0 +1,61 @@
+"""Handlers for the tests of the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from redurable import Retry, handler, sleep, step
+
+log = logging.getLogger("tests.app")
+slog = structlog.get_logger("tests.app")
+SECRET = "tip-top-secret"
+
+
+@step
+async def double(n: int) -> int:
+    log.info("doubling")
+    return n * 2
+
+
+@step(retry=Retry(attempts=1))
+async def fragile(path: str) -> str:
+    if not Path(path).exists():
+        raise LookupError(f"no file {os.path.basename(path)}")
+    return "mended"
+
+
+@handler(queue="sum")
+async def add(numbers: list[int]) -> int:
+    log.info("begin")
+    doubled = await asyncio.gather(*(double(n) for n in numbers))
+    slog.info("added", count=len(doubled))
+    return sum(doubled)
+
+
+@handler(queue="nap")
+async def nap(seconds: float) -> str:
+    log.info("before the nap")
+    await asyncio.gather(double(1))
+    slog.info("still before the nap")
+    await sleep(seconds)
+    log.info("after the nap")
+    return SECRET
+
+
+@handler(queue="fragile")
+async def break_or_not(path: str) -> list[Any]:
+    return [await double(4), await fragile(path)]
+
+
+async def plain(payload: Any) -> Any:
+    """No @handler: `module:function` alone finds it."""
+    return payload
+
+
+NOT_A_FUNCTION = 5

@@ -1,0 +1,275 @@
+"""Each command on a real server and a real worker: the table for people, the JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.app import SECRET
+from tests.cli.conftest import ROOT, Cli, Running, Said
+
+INTENT_FIELDS = {
+    "id", "queue", "type", "status", "reason", "canceling", "priority", "attempt", "losses", "worker", "entries",
+    "step", "changed", "labels", "idempotency_key", "created", "start", "started", "wake", "deadline", "finished",
+    "error",
+}  # fmt: skip
+
+
+def done(cli: Cli, *words: str) -> str:
+    """Send and wait; return the id."""
+    return str(cli("send", *words, "--wait", "--timeout", "20", "--json").json["id"])
+
+
+# --- send -------------------------------------------------------------------------------------------------------------
+
+
+def test_send_prints_the_id_and_nothing_else_on_stdout(cli: Cli, worker: Running) -> None:
+    said = cli("send", "sum", "[1, 2]")
+    assert said.code == 0
+    assert said.err == ""
+    assert cli("intents", "get", said.out.strip(), "--json").json["queue"] == "sum"
+
+
+def test_send_waits_and_prints_the_result(cli: Cli, worker: Running) -> None:
+    said = cli("send", "sum", "[1, 2]", "--wait", "--timeout", "20")
+    assert (said.code, said.out) == (0, "6\n")
+    said = cli("send", "sum", "[3]", "--wait", "--timeout", "20", "--json")
+    assert said.json == {"id": said.json["id"], "status": "COMPLETED", "result": 6}
+
+
+def test_send_reads_stdin_and_labels_and_options(shell: Cli, cli: Cli, worker: Running) -> None:
+    words = ("--label", "team=shop", "-l", "x=1", "--priority", "high", "--deadline", "60", "--key", "once")
+    first = shell("send", "sum", "-", *words, "--json", stdin="[5]").json["id"]
+    assert shell("send", "sum", "-", *words, "--json", stdin="[5]").json["id"] == first
+    info = cli("intents", "get", first, "--json").json
+    assert info["labels"] == {"team": "shop", "x": "1"}
+    assert info["idempotency_key"] == "once"
+    assert info["deadline"] > info["created"]
+
+
+def test_a_delayed_intent_is_created_and_says_when_it_starts(cli: Cli) -> None:
+    intent = cli("send", "later", "1", "--delay", "500", "--json").json["id"]
+    info = cli("intents", "get", intent, "--json").json
+    assert info["status"] == "CREATED"
+    assert info["start"] > info["created"]
+    assert "starts" in cli("intents", "get", intent).out
+
+
+def test_send_remarks_on_a_queue_that_nobody_serves(cli: Cli, worker: Running) -> None:
+    said = cli("send", "summ", "[1]")
+    assert said.code == 0
+    assert "no worker serves queue 'summ' now (served now: fragile, nap, sum)" in said.err
+
+
+def test_send_to_a_function_checks_the_payload_first(cli: Cli, worker: Running) -> None:
+    assert cli("send", "tests.cli.app:add", "[4]", "--wait", "--timeout", "20").out == "8\n"
+
+
+# --- intents ----------------------------------------------------------------------------------------------------------
+
+
+def test_get_tells_all_of_an_intent(cli: Cli, worker: Running) -> None:
+    intent = done(cli, "sum", "[1, 2]")
+    info = cli("intents", "get", intent, "--json").json
+    assert set(info) == INTENT_FIELDS
+    assert (info["status"], info["attempt"], info["step"]) == ("COMPLETED", 1, "double#1")
+    assert info["created"] <= info["started"] <= info["finished"]
+    assert info["created"].endswith("Z")
+    text = cli("intents", "get", intent).out
+    for word in ("status     COMPLETED", "last step  double#1", "finished", "ago)"):
+        assert word in text
+
+
+def test_get_names_the_error_and_on_request_its_place(cli: Cli, worker: Running, tmp_path: Path) -> None:
+    said = cli("send", "fragile", json.dumps(str(tmp_path / "missing")), "--wait", "--timeout", "20", "--json")
+    assert said.code == 1
+    assert said.json["status"] == "FAILED"
+    intent = said.json["id"]
+    error = cli("intents", "get", intent, "--json").json["error"]
+    assert (error["type"], error["code"]) == ("redurable.errors.StepFailed", "STEP_FAILED")
+    assert "no file missing" in error["message"]
+    text = cli("intents", "get", intent).out
+    assert "no file missing" in text
+    assert "Traceback" not in text
+    assert "tests/cli/app.py" in cli("intents", "get", intent, "--traceback").out
+
+
+def test_list_filters_by_queue_status_and_label(cli: Cli, worker: Running) -> None:
+    intent = done(cli, "sum", "[7]", "--label", "mark=here")
+    found = cli("intents", "list", "-q", "sum", "--status", "COMPLETED", "--label", "mark=here", "--json").json
+    assert [i["id"] for i in found] == [intent]
+    assert set(found[0]) == INTENT_FIELDS
+    table = cli("intents", "list", "--label", "mark=here").out.splitlines()
+    assert table[0].split()[:3] == ["ID", "QUEUE", "STATUS"]
+    assert table[1].split()[:3] == [intent, "sum", "COMPLETED"]
+    assert cli("intents", "list", "--label", "mark=there", "--json").json == []
+    assert "no intents" in cli("intents", "list", "--label", "mark=there").err
+
+
+def test_list_says_when_its_limit_cut_it(cli: Cli, worker: Running) -> None:
+    done(cli, "sum", "[1]")
+    done(cli, "sum", "[1]")
+    said = cli("intents", "list", "--limit", "1")
+    assert len(said.out.splitlines()) == 2
+    assert "--limit" in said.err
+
+
+def test_history_shows_every_entry_and_values_only_on_request(cli: Cli, worker: Running) -> None:
+    intent = done(cli, "sum", "[11]")
+    entries = cli("intents", "history", intent, "--json").json
+    assert [(e["seq"], e["kind"], e["name"], e["n"]) for e in entries] == [(1, "step_done", "double", 1)]
+    assert set(entries[0]) == {"seq", "at", "kind", "scope", "name", "n", "size", "voided", "detail"}
+    assert cli("intents", "history", intent, "--values", "--json").json[0]["value"] == 22
+    table = cli("intents", "history", intent).out
+    assert "22" not in table.splitlines()[1].split("double#1")[2]
+    assert "step done" in table
+    assert cli("intents", "history", intent, "--values").out.rstrip().endswith("22")
+
+
+def test_watch_follows_until_the_end_and_tells_it_by_the_exit_code(cli: Cli, worker: Running) -> None:
+    intent = cli("send", "nap", "0.3", "--json").json["id"]
+    said = cli("intents", "watch", intent, "--json")
+    assert said.code == 0
+    assert [e.get("kind") for e in said.lines] == ["step_done", "timer_set", "timer_fired", None]
+    assert said.lines[-1] == {"id": intent, "status": "COMPLETED", "error": None}
+    said = cli("intents", "watch", intent)
+    assert "sleep#1" in said.out
+    assert said.out.splitlines()[-1] == "COMPLETED"
+    failed = cli("send", "fragile", '"/nowhere/missing"', "--wait", "--timeout", "20", "--json").json["id"]
+    assert cli("intents", "watch", failed).code == 1
+
+
+def test_ctrl_c_ends_a_watch_with_130(cli: Cli, redis_url: str, worker: Running) -> None:
+    intent = cli("send", "nap", "600", "--json").json["id"]
+    words = [sys.executable, "-m", "redurable", "intents", "watch", intent, "--url", redis_url, "--namespace", "cli"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert "double#1" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert cli("intents", "cancel", intent).out == f"{intent}  REQUESTED\n"
+
+
+def test_cancel_ends_what_never_ran_at_once(cli: Cli) -> None:
+    intent = cli("send", "unserved", "1", "--json").json["id"]
+    assert cli("intents", "cancel", intent, "--note", "no need", "--json").json == {"id": intent, "answer": "CANCELED"}
+    assert cli("intents", "get", intent, "--json").json["status"] == "CANCELED"
+
+
+def test_retry_continues_with_the_steps_that_were_done(cli: Cli, worker: Running, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    intent = cli("send", "fragile", json.dumps(str(path)), "--wait", "--timeout", "20", "--json").json["id"]
+    path.touch()
+    assert cli("intents", "retry", intent).out == f"{intent}  SUBMITTED\n"
+    assert cli("intents", "watch", intent).code == 0
+    entries = cli("intents", "history", intent, "--json").json
+    assert [e["name"] for e in entries if e["kind"] == "step_done"] == ["double", "fragile"]
+    assert [e["kind"] for e in entries if e["voided"]] == ["step_failed"]
+    assert "(voided)" in cli("intents", "history", intent).out
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> None:
+    done(cli, "sum", "[1]")
+    queues = {q["name"]: q for q in cli("queues", "--json").json}
+    assert set(queues["sum"]) == {"name", "queued", "running", "suspects", "oldest_seconds", "workers"}
+    assert (queues["sum"]["queued"], queues["sum"]["workers"]) == (0, 1)
+    assert cli("queues").out.splitlines()[0].split() == [
+        "QUEUE", "QUEUED", "RUNNING", "SUSPECTS", "OLDEST", "WORKERS"
+    ]  # fmt: skip
+    (found,) = [w for w in cli("workers", "--json").json if w["alive"]]
+    assert set(found["queues"]) == {"sum", "nap", "fragile"}
+    assert {"id", "host", "pid", "running", "concurrency", "started", "renewed", "python", "release"} < set(found)
+    assert any(found["id"] in line and "yes" in line for line in cli("workers").out.splitlines())
+
+
+def test_metrics_and_health_are_served_by_the_parent(cli: Cli, worker: Running) -> None:
+    done(cli, "sum", "[1]")
+    port = worker.wait_for("metrics.serving")["port"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = answer.read().decode()
+    assert 'redurable_attempts_total{ended="COMPLETED",queue="sum"}' in text
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+        assert json.load(answer)["status"] == "ok"
+
+
+def test_dev_starts_shows_and_ends_the_projects_server(
+    alone: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert alone("dev", "--status").code == 1
+    started = alone("dev", "--json").json
+    try:
+        assert started["running"]
+        assert started["url"] in alone("dev").out
+        assert alone("dev", "--status", "--json").json == started
+        assert alone("queues", "--json").json == []
+    finally:
+        assert alone("dev", "--stop", "--json").json == {"running": False, "ended": True}
+    assert alone("dev", "--status", "--json").json["running"] is False
+    assert "no server ran" in alone("dev", "--stop").err
+
+
+def test_version_is_that_of_the_package(cli: Cli) -> None:
+    from importlib.metadata import version
+
+    assert cli("version").out.startswith(f"redurable {version('redurable')} (Python 3.")
+    assert cli("--version").out == cli("version").out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [], ["worker"], ["dev"], ["send"], ["queues"], ["workers"], ["version"], ["intents"],
+        *(["intents", verb] for verb in ("get", "list", "history", "watch", "cancel", "retry")),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_command_has_a_help_that_teaches(cli: Cli, words: list[str]) -> None:
+    said = cli(*words, "--help")
+    assert said.code == 0
+    assert "Usage: redurable" in said.out
+    assert "worker-process" not in said.out
+
+
+def test_help_imports_neither_what_commands_need_nor_the_demo() -> None:
+    code = (
+        "import sys; from redurable.cli import app\n"
+        "try: app(['--help'], prog_name='redurable')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'redurable.cli.demo', 'redurable.cli.bench', 'structlog', 'prometheus_client', 'watchfiles'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.strip() == "[]"
+    assert "demo" in done.stdout
+    assert "bench" in done.stdout
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(cli: Cli) -> None:
+    said = cli("intent")
+    assert said.code == 2
+    assert "intents" in said.err
+
+
+def test_secrets_are_in_no_line(cli: Cli, worker: Running, start_worker: Callable[..., Running]) -> None:
+    secret = "s3cr3t-payload"
+    said: list[Said] = [cli("send", "nap", json.dumps(secret), "--wait", "--timeout", "20")]
+    intent = done(cli, "nap", "0.01")
+    said += [cli("intents", "get", intent), cli("intents", "history", intent), cli("intents", "list")]
+    said += [cli("intents", verb, intent, "--json") for verb in ("get", "history", "watch")]
+    text = worker.log.read_text() + "".join(s.out + s.err for s in said)
+    assert secret not in text
+    assert SECRET not in text
