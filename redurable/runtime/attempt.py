@@ -136,8 +136,7 @@ class Attempt:
 
     def lost(self, word: str) -> None:
         """The store refuses this owner: unwind, write nothing more."""
-        if self.recorder.lost is None:
-            self.recorder.lost = word
+        self.recorder.lose(word)
         emit("attempt.fenced", intent=self.lease.id, attempt=self.lease.attempt, word=word)
         self.conductor.unwind(Fenced(f"the attempt lost its intent ({word})"))
 

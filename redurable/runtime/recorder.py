@@ -157,12 +157,23 @@ class Recorder:
         self._next()
         self._on_news()
 
-    def _lose(self, word: str) -> None:
+    def lose(self, word: str) -> None:
+        """This owner is refused: nothing more is sent; what is out is still answered."""
         if self.lost is None:
             self.lost = word
-            for _, future, _ in (*self._flying, *self._queue):
-                if not future.done():
-                    future.set_exception(Fenced(word))
-                    future.exception()  # the waiter may be gone already
-            self._flying, self._queue = [], []
+        queue, self._queue = self._queue, []
+        self._refuse(queue)
+
+    def _lose(self, word: str) -> None:
+        known = self.lost is not None
+        self.lose(word)
+        flying, self._flying = self._flying, []
+        self._refuse(flying)
+        if not known:
             self._on_lost(word)
+
+    def _refuse(self, waiting: list[tuple[Entry, asyncio.Future[None], bytes]]) -> None:
+        for _, future, _ in waiting:
+            if not future.done():
+                future.set_exception(Fenced(self.lost or ""))
+                future.exception()  # the waiter may be gone already

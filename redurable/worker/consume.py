@@ -32,11 +32,12 @@ __all__ = ["consume"]
 _BLOCK_MS = 4000
 _TURN_ROUND = 8
 _SUSPECTS_WAIT = 2.0
+_Given = tuple[str, bytes, bytes]  # what a blocking read delivered: stream, entry, intent
 
 
 async def consume(worker: Worker, keeper: Keeper) -> None:
     """Claim and start intents until the worker stops."""
-    reader = Multiplexer(worker.store.topology)
+    reader = Multiplexer(worker.store.topology, on_connect=lambda _: worker.disturbed())
     await reader.start()
     try:
         await _Consumer(worker, keeper, reader).run()
@@ -67,7 +68,7 @@ class _Consumer:
 
     async def run(self) -> None:
         worker = self.worker
-        given: list[tuple[str, bytes, bytes]] = []
+        given: list[_Given] = []
         stop = asyncio.ensure_future(worker.stopping.wait())
         # the only way to end a blocking read from here; what it delivers meanwhile is found in our pending list
         stop.add_done_callback(lambda _: background(self.reader.close()))
@@ -90,7 +91,7 @@ class _Consumer:
             # what was delivered and not claimed is found in our pending list by the others, uncounted
 
     async def _claim(
-        self, streams: list[str], limits: list[str], count: int, given: list[tuple[str, bytes, bytes]], solo: bool = False
+        self, streams: list[str], limits: list[str], count: int, given: list[_Given], solo: bool = False
     ) -> int:
         self.rounds += 1
         if self.rounds % _TURN_ROUND == 0:
@@ -104,7 +105,7 @@ class _Consumer:
                 await asyncio.sleep(0)
         return len(leases)
 
-    async def _read(self, count: int) -> list[tuple[str, bytes, bytes]]:
+    async def _read(self, count: int) -> list[_Given]:
         """Wait for entries; the read is never cancelled."""
         marks = [">"] * len(self.streams)
         try:
@@ -118,6 +119,7 @@ class _Consumer:
             if "NOGROUP" not in str(error) and "UNBLOCKED" not in str(error):
                 raise
             emit("streams.reopened", worker=self.worker.id)
+            self.worker.alarmed.set()
             await self.keeper.open(self.streams)
             return []
         return [
@@ -137,10 +139,10 @@ class _Consumer:
         if not any(lengths):
             self.suspects_since = None
             return False
-        if not worker.attempts:
+        if worker.idle():
             await self.keeper.open(self.solo)
             if await self._claim(self.solo, [""] * len(self.solo), 1, [], solo=True):
-                while worker.attempts and not worker.stopping.is_set():
+                while not worker.idle() and not worker.stopping.is_set():
                     worker.freed.clear()
                     await worker.freed.wait()
                 worker.suspects.set()

@@ -73,10 +73,11 @@ async def peers(worker: Worker, keeper: Keeper) -> None:
                 if misses[name] == 1:
                     ring = sorted({*ring, name})  # look again soon, whoever watches it
                 elif misses[name] >= _MISSES and worker.may_judge():
-                    words = await recover_worker(keeper, name, liveness=True)
-                    emit("worker.lost", worker=name, by="peers", taken=words)
                     next_look = 0.0
                     misses.pop(name, None)
+                    if name in await _registered(worker, keeper):  # else another was faster
+                        words = await recover_worker(keeper, name, liveness=True)
+                        emit("worker.lost", worker=name, by="peers", taken=words)
         await asyncio.sleep(_EVERY)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import signal
@@ -103,6 +104,12 @@ async def _child(options: Options, loop: asyncio.AbstractEventLoop) -> int:
     if options.parent_pipe >= 0:
         loop.add_reader(options.parent_pipe, _orphaned, worker, loop, options.parent_pipe)
     await worker.run()
+    if worker.abandoned:
+        # the interpreter would wait for the threads that are stuck
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 

@@ -21,8 +21,12 @@ import redis
 from redurable.clock import monotonic
 from redurable.events import emit
 from redurable.store.keeper import renewal
+from redurable.store.scripts import load
+from redurable.tasks import background
+from redurable.worker.registry import describe
 
 if TYPE_CHECKING:
+    from redurable.runtime.attempt import Attempt
     from redurable.worker.worker import Worker
 
 __all__ = ["STALLED", "Renewer"]
@@ -62,49 +66,81 @@ class Renewer:
     def _run(self) -> None:
         period = self._worker.settings.lease / 4
         due = monotonic() + period
-        while not self._stop.wait(_TICK):
+        while True:
+            slept = monotonic()
+            if self._stop.wait(_TICK):
+                return
+            if monotonic() - slept > _TICK + _BLOCKED:
+                self._worker.heartbeat = monotonic()  # the whole process stood still: the loop is not to blame
             self._look_at_loop()
-            if monotonic() < due:
-                continue
             try:
-                self._renew()
-                due = monotonic() + period
+                self._prove_life()
+                if monotonic() >= due:
+                    self._renew()
+                    due = monotonic() + period
             except (redis.RedisError, OSError) as error:
                 self._forget(error)  # the next tick tries again
+                due = 0.0
 
-    def _renew(self) -> None:
+    def _prove_life(self) -> None:
+        """Be subscribed to the liveness channel; a lost connection is noticed here within a tick."""
+        if self._liveness is not None:
+            try:
+                while self._liveness.get_message(timeout=0) is not None:
+                    pass  # confirmations; nobody publishes here
+                return
+            except (redis.RedisError, OSError):
+                pass
         worker = self._worker
         if self._client is None:
             self._client = worker.store.topology.blocking_client(timeout=5.0)
+        # the new one is there before the old one goes: in between nobody may find us gone
+        before: Any = self._liveness
+        fresh: Any = self._client.pubsub()  # type: ignore[no-untyped-call]  # redis-py has no type for it
+        fresh.subscribe(worker.store.keys[0].liveness(worker.id))
+        if fresh.get_message(timeout=5.0) is None:
+            raise redis.ConnectionError("no answer to a subscription")
+        self._liveness = fresh
+        if before is not None:
+            before.close()
+
+    def _renew(self) -> None:
+        worker = self._worker
+        if self._client is None or self._liveness is None:
+            self._prove_life()
         client, keys = self._client, worker.store.keys
-        if self._liveness is None:
-            self._liveness = client.pubsub()
-            self._liveness.subscribe(keys[0].liveness(worker.id))
-        while self._liveness.get_message(timeout=0) is not None:
-            pass  # confirmations; nobody publishes here
+        assert client is not None
         pipeline = client.pipeline(transaction=False)
         for key in keys:
-            pipeline.hset(key.workers, worker.id, worker.describe())
+            pipeline.hset(key.workers, worker.id, describe(worker))
         pipeline.pubsub_numsub(keys[0].liveness(worker.id))
-        seen = pipeline.execute()[-1][0][1]
-        if seen < 2:
-            self._liveness.close()
-            self._liveness = None  # subscribed anew at the next turn
+        if pipeline.execute()[-1][0][1] < 1:
+            raise redis.ConnectionError("the server does not see that we live")
         self._renew_leases(client)
         emit("leases.renewed", worker=worker.id, count=len(worker.attempts))
 
     def _renew_leases(self, client: redis.Redis) -> None:
-        attempts = [a for a in list(self._worker.attempts.values()) if not a.conductor.over]
-        by_partition: dict[int, list[Any]] = {}
-        for attempt in attempts:
-            by_partition.setdefault(attempt.lease.partition, []).append(attempt)
+        by_partition: dict[int, list[Attempt]] = {}
+        for attempt in list(self._worker.attempts.values()):
+            if not attempt.ended:
+                by_partition.setdefault(attempt.lease.partition, []).append(attempt)
         for held in by_partition.values():
             for start in range(0, len(held), _CHUNK):
                 part = held[start : start + _CHUNK]
-                words = client.execute_command(*renewal([a.lease for a in part], self._worker.id))
+                words = self._call(client, renewal([a.lease for a in part], self._worker.id))
                 for attempt, word in zip(part, words, strict=True):
                     if word == b"LOST" and not attempt.conductor.over:
-                        self._loop.call_soon_threadsafe(attempt.lost, "LOST")
+                        self._loop.call_soon_threadsafe(self._deny, attempt)
+
+    def _call(self, client: Any, words: tuple[Any, ...]) -> Any:
+        try:
+            return client.execute_command(*words)
+        except redis.exceptions.NoScriptError:  # its scripts were flushed
+            client.script_load(load("renew").source)
+            return client.execute_command(*words)
+
+    def _deny(self, attempt: Attempt) -> None:
+        background(self._worker.deny(attempt), "deny")
 
     def _forget(self, error: BaseException | None) -> None:
         if error is not None:
@@ -125,8 +161,9 @@ class Renewer:
             self._blocked = True
             task = asyncio.current_task(self._loop)
             attempt = next((a for a in list(worker.attempts.values()) if a.task is task), None)
-            emit("loop.blocked", worker=worker.id, seconds=round(silent, 2), stack=stack,
-                 handler=attempt.spec.name if attempt else None, intent=attempt.lease.id if attempt else None)  # fmt: skip
+            handler, intent = (attempt.spec.name, attempt.lease.id) if attempt else (None, None)
+            emit("loop.blocked", worker=worker.id, seconds=round(silent, 2), stack=stack, handler=handler,
+                 intent=intent)  # fmt: skip
         if silent > worker.settings.stall:
             emit("worker.stalled", worker=worker.id, seconds=round(silent, 1), stack=stack)
             faulthandler.dump_traceback(all_threads=True)

@@ -4,7 +4,7 @@ One worker process: what it serves, what it holds, and the loops that keep it go
     consume   takes intents and starts attempts            timers     starts what is due
     renew     (a thread) keeps leases, proves liveness      retention  removes what is old
     peers     finds processes that died                     reconcile  mends what a lost write took
-    overdue   finds leases that ran out
+    overdue   finds leases that ran out                     unheld     hands back what was lost on its way to us
 
 Invariants: every loop is supervised (one that fails is reported and started again); the worker claims no more than it
 starts at once; after `stop` nothing is claimed, and `run` returns with every intent settled, parked or handed back.
@@ -13,9 +13,9 @@ starts at once; after `stop` nothing is claimed, and `run` returns with every in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
-import platform
 import random
 import secrets
 import socket
@@ -24,8 +24,6 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
-
-import msgspec
 
 from redurable import events
 from redurable.clock import monotonic, now_ms
@@ -36,8 +34,8 @@ from redurable.runtime.bodies import close_pools, thread_pool
 from redurable.runtime.handlers import HandlerSpec, Resources
 from redurable.runtime.loops import install
 from redurable.runtime.scope import mark_worker
-from redurable.store.inspection import WorkerInfo, decode_envelope
-from redurable.store.keeper import Keeper
+from redurable.store.inspection import decode_envelope
+from redurable.store.keeper import Keeper, renewal
 from redurable.store.lease import Lease
 from redurable.store.multiplexer import Identity
 from redurable.store.store import Store
@@ -45,15 +43,16 @@ from redurable.store.subscriber import Subscriber
 from redurable.tasks import background
 from redurable.worker.consume import consume
 from redurable.worker.overdue import overdue
-from redurable.worker.peers import peers
+from redurable.worker.peers import peers, recover_worker
 from redurable.worker.reconcile import reconcile
+from redurable.worker.registry import check_queues
 from redurable.worker.renew import Renewer
 from redurable.worker.retention import retention
 from redurable.worker.timers import timers
+from redurable.worker.unheld import unheld
 
 __all__ = ["Settings", "Worker", "new_worker_id"]
 
-RELEASE = "0.1.0"
 GRACE_AFTER_CHANGE = 5.0  # s in which nobody is taken for dead after the server, or our connection, changed
 
 
@@ -103,12 +102,16 @@ class Worker:
         self.handlers = _by_queue(handlers)
         self.limit = max_payload()
         self.attempts: dict[str, Attempt] = {}
+        self.running = 0  # attempts, and what will be one in the next turn of the loop
+        self.abandoned = 0
         self.stopping = asyncio.Event()
         self.freed = asyncio.Event()
         self.bulletin = asyncio.Event()
         self.suspects = asyncio.Event()
+        self.alarmed = asyncio.Event()
         self.heartbeat = monotonic()
         self.quiet_until = 0.0
+        self.disturbed_at = monotonic()
         self.started_at = now_ms()
         self.loop_thread = threading.get_ident()
         self.resources = Resources()
@@ -117,7 +120,6 @@ class Worker:
         self._modules = modules
         self._identity: Identity | None = None
         self._subscriber: Subscriber | None = None
-        self._busy: dict[int, int] = {}
         self._solo = False
         self._claims = 0
 
@@ -130,11 +132,30 @@ class Worker:
 
     def free(self) -> int:
         """Return how many intents may be claimed now."""
-        return 0 if self._solo else max(0, self.settings.concurrency - len(self.attempts))
+        return 0 if self._solo else max(0, self.settings.concurrency - self.running)
+
+    def idle(self) -> bool:
+        """Whether nothing is held here."""
+        return self.running == 0
 
     def may_judge(self) -> bool:
         """Whether silence of others means their death: not right after the server or our connection changed."""
         return monotonic() >= self.quiet_until and self.store.mux.connected
+
+    def disturbed(self) -> None:
+        """One of our connections was made anew: a reply may have been lost with the old one."""
+        self.disturbed_at = monotonic()
+
+    async def deny(self, attempt: Attempt) -> None:
+        """
+        The renewal thread was told that *attempt* is not ours; ask again on our own connection, then unwind it.
+
+        There the answer comes after those to whatever it had just sent: a park or a settle that was under way.
+        """
+        words = await self.store.mux.command(*renewal([attempt.lease], self.id))
+        over = attempt.conductor.over or attempt.conductor.signal is not None
+        if words[0] == b"LOST" and not over and self.attempts.get(attempt.lease.id) is attempt:
+            attempt.lost("LOST")
 
     def number(self) -> int:
         """Return the next claim number."""
@@ -144,25 +165,9 @@ class Worker:
     def begin(self, lease: Lease, *, solo: bool = False) -> None:
         """Start an attempt under *lease*."""
         self._solo = self._solo or solo
+        self.running += 1
         # one of the two tasks' worth of work that an intent costs is saved by not going through `background`
         asyncio.Task(self._attend(lease), loop=self._loop, context=Context())
-
-    def describe(self) -> bytes:
-        """Return what the registry says of this process."""
-        info = WorkerInfo(
-            id=self.id,
-            queues=tuple(self.handlers),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            concurrency=self.settings.concurrency,
-            running=len(self.attempts),
-            started=self.started_at,
-            renewed=now_ms(),
-            python=platform.python_version(),
-            release=RELEASE,
-            types=tuple(f"{q}:{t}={s.name}" for q, types in self.handlers.items() for t, s in types.items()),
-        )
-        return msgspec.msgpack.encode(info)
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -192,7 +197,7 @@ class Worker:
                 *(self._subscriber.subscribe(c) for c in (keys[0].liveness(self.id), keys[0].hints(self.id))),
                 *(self._subscriber.subscribe(k.timers) for k in keys),
             )
-            await self._check_queues()
+            await check_queues(self)
             for module in self._modules:
                 await self.resources.enter(module)
             for keeper in self.keepers:
@@ -213,7 +218,7 @@ class Worker:
 
     async def _work(self) -> None:
         loops: list[Callable[[Worker, Keeper], Awaitable[None]]] = [
-            consume, timers, peers, overdue, reconcile, retention
+            consume, timers, peers, overdue, unheld, reconcile, retention
         ]  # fmt: skip
         tasks = [background(self._supervised(loop, k), loop.__name__) for k in self.keepers for loop in loops]
         beat = background(self._beat(), "heartbeat")
@@ -243,24 +248,23 @@ class Worker:
     async def _drain(self) -> None:
         for attempt in list(self.attempts.values()):
             attempt.drain()
-        end = monotonic() + self.settings.grace
-        while self.attempts and monotonic() < end:
-            self.freed.clear()
-            try:
-                async with asyncio.timeout(max(0.0, end - monotonic())):
-                    await self.freed.wait()
-            except TimeoutError:
-                break
+        await self._until_idle(self.settings.grace)
         for attempt in list(self.attempts.values()):
             attempt.unwind()
         await self._last_call()
 
+    async def _until_idle(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self.idle():
+                    self.freed.clear()
+                    await self.freed.wait()
+
     async def _last_call(self) -> None:
         """What does not unwind within a second (a thread that is stuck) is abandoned: handed back, and fenced."""
-        end = monotonic() + 1.0
-        while self.attempts and monotonic() < end:
-            await asyncio.sleep(0.01)
+        await self._until_idle(1.0)
         for attempt in list(self.attempts.values()):
+            self.abandoned += 1
             events.emit("handler.abandoned", worker=self.id, intent=attempt.lease.id, handler=attempt.spec.name)
             await attempt.lease.release()
             if attempt.task is not None:
@@ -271,8 +275,8 @@ class Worker:
             renewer.stop()
         try:
             async with asyncio.timeout(5.0):
-                for keeper in self.keepers:
-                    await keeper.dismiss(self.id)
+                for keeper in self.keepers:  # also what was delivered to us and never claimed
+                    await recover_worker(keeper, self.id, liveness=False, counted=False)
         except (TimeoutError, RedurableError):
             pass  # the server is away: others find this process gone by its liveness channel
         await self.resources.close()
@@ -289,8 +293,16 @@ class Worker:
             await self._run_attempt(lease)
         except Exception as error:  # an attempt ends by itself; this is a bug, and the lease runs out
             events.emit("task.failed", task=f"attempt at {lease.id}", error=error)
+        finally:
+            self.running -= 1
+            if not self.running:
+                self._solo = False
+            self.freed.set()
 
     async def _run_attempt(self, lease: Lease) -> None:
+        if self.stopping.is_set():
+            await lease.release()
+            return
         body = lease.body if lease.body is not None else await lease.read_body()
         lease.body = None
         envelope = decode_envelope(body)
@@ -308,9 +320,10 @@ class Worker:
         finally:
             if self.attempts.get(lease.id) is attempt:
                 del self.attempts[lease.id]
-            if not self.attempts:
-                self._solo = False
-            self.freed.set()
+        if attempt.ended == "lost":
+            # we live: if we were taken for dead, this takes the loss back
+            with contextlib.suppress(RedurableError):
+                await self.store.mux.command(*renewal([lease], self.id))
 
     # --- the store's news ---------------------------------------------------------------------------------------------
 
@@ -318,30 +331,21 @@ class Worker:
         changed = self._identity is not None and self._identity != identity
         if self._identity is not None or self.store.mux.uptime < GRACE_AFTER_CHANGE * 2:
             self.quiet_until = monotonic() + GRACE_AFTER_CHANGE
-        if self._identity is not None:
-            background(self._after_reconnect(changed), "after reconnect")
-        self._identity = identity
-
-    async def _after_reconnect(self, changed: bool) -> None:
-        """A reply may have been lost with the connection, and a journal's tail with the server."""
         if changed:
             for attempt in list(self.attempts.values()):
-                attempt.hint()
-        for keeper in self.keepers:
-            await self._return_unheld(keeper)
+                background(self._compare(attempt), "compare journals")
+        if self._identity is not None:
+            self.alarmed.set()
+        self.disturbed()
+        self._identity = identity
 
-    async def _return_unheld(self, keeper: Keeper) -> None:
-        streams = [s for q in self.queues for s in (*keeper.streams_of(q)[0], keeper.streams_of(q)[1])]
-        await asyncio.sleep(0.2)  # a claim under way answers first
-        held = {(a.lease.stream, a.lease.entry) for a in self.attempts.values()}
-        for stream in streams:
-            try:
-                found = await keeper.pending(stream, owner=self.id)
-            except RedurableError:
-                continue  # no group there yet
-            for entry in found:
-                if (entry.stream, entry.entry) not in held and entry.idle > 1000:
-                    await keeper.recover(entry, counted=False)
+    async def _compare(self, attempt: Attempt) -> None:
+        """Another server answers: does it still have the journal that *attempt* has seen?"""
+        seen = len(attempt.recorder.cursor)
+        if seen and not await attempt.lease.read(seen - 1):
+            attempt.lost("REGRESSED")
+        else:
+            attempt.hint()
 
     def _on_message(self, channel: str, data: bytes) -> None:
         if channel == self.store.keys[0].hints(self.id):
@@ -357,25 +361,11 @@ class Worker:
     def _on_subscribed(self, reconnected: bool) -> None:
         self.bulletin.set()
         if reconnected:
+            self.disturbed()
+            self.suspects.set()
             self.quiet_until = max(self.quiet_until, monotonic() + GRACE_AFTER_CHANGE)
             for attempt in list(self.attempts.values()):
                 attempt.hint()
-
-    async def _check_queues(self) -> None:
-        """Two different functions on one queue and type: the second refuses to start."""
-        from redurable.store.inspection import workers
-
-        mine = {t.split("=")[0]: t.split("=")[1] for t in msgspec.msgpack.decode(self.describe())["types"]}
-        for other in await workers(self.store):
-            for served in other.types:
-                name, function = served.split("=")
-                if other.alive and other.id != self.id and mine.get(name, function) != function:
-                    raise ConfigurationError(
-                        f"queue {name.split(':')[0]!r} is served by {function} on worker {other.id}; "
-                        f"this worker would serve it by {mine[name]}",
-                        code="QUEUE_TAKEN",
-                        hint="give one of them another --queue, or stop the other worker",
-                    )
 
 
 def _by_queue(handlers: list[HandlerSpec]) -> dict[str, dict[str, HandlerSpec]]:

@@ -1,1 +1,1 @@
-"""Crashes played for real: worker processes and servers that are killed, frozen and cut off, beside an outside ledger."""
+"""Crashes played for real: workers and servers that are killed, frozen and cut off, beside an outside ledger."""

@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from redurable.store.server import PrivateServer
@@ -34,7 +34,6 @@ class Drill:
     concurrency: int
     seed: int
     within: float
-    lone: dict[str, Any] = field(default_factory=dict)
 
 
 def _alive(fleet: Fleet, gone: set[int]) -> list[int]:
@@ -42,12 +41,18 @@ def _alive(fleet: Fleet, gone: set[int]) -> list[int]:
     return [e["pid"] for e in fleet.events("worker.started") if e["pid"] not in gone]
 
 
+def _enough(fleet: Fleet, gone: set[int]) -> list[int]:
+    alive = _alive(fleet, gone)
+    return alive if len(alive) >= 3 else []
+
+
 async def _strike(fleet: Fleet, plan: Drill) -> set[int]:
+    """Kill one at a time, at a moment that it cannot know; go on when three of the four are there again."""
     dice = random.Random(plan.seed)
     gone: set[int] = set()
     while len(gone) < plan.kills:
-        await asyncio.sleep(dice.uniform(0.2, 1.8) * plan.pace)
-        victims = await until(lambda: _alive(fleet, gone), 20)
+        victims = await until(lambda: _enough(fleet, gone), 30)
+        await asyncio.sleep(dice.uniform(0, 2) * plan.pace)
         victim = dice.choice(victims)
         os.kill(victim, signal.SIGKILL)
         gone.add(victim)

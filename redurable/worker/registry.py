@@ -1,0 +1,62 @@
+"""
+What a worker process says of itself in the registry, and what it asks of the others there.
+
+Two different functions on one queue and type would take turns at the same intents: the second process refuses to start.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from redurable.clock import now_ms
+from redurable.errors import ConfigurationError
+from redurable.store.inspection import WorkerInfo, workers
+
+if TYPE_CHECKING:
+    from redurable.worker.worker import Worker
+
+__all__ = ["RELEASE", "check_queues", "describe"]
+
+RELEASE = "0.1.0"
+
+
+def _types(worker: Worker) -> dict[str, str]:
+    return {f"{queue}:{t}": s.name for queue, types in worker.handlers.items() for t, s in types.items()}
+
+
+def describe(worker: Worker) -> bytes:
+    """Return the entry of *worker*, packed; any thread may ask."""
+    info = WorkerInfo(
+        id=worker.id,
+        queues=tuple(worker.handlers),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        concurrency=worker.settings.concurrency,
+        running=worker.running,
+        started=worker.started_at,
+        renewed=now_ms(),
+        python=platform.python_version(),
+        release=RELEASE,
+        types=tuple(f"{name}={function}" for name, function in _types(worker).items()),
+    )
+    return msgspec.msgpack.encode(info)
+
+
+async def check_queues(worker: Worker) -> None:
+    """Raise ConfigurationError QUEUE_TAKEN when another function serves what *worker* would serve."""
+    mine = _types(worker)
+    for other in await workers(worker.store):
+        for served in other.types:
+            name, function = served.split("=")
+            if other.alive and other.id != worker.id and mine.get(name, function) != function:
+                raise ConfigurationError(
+                    f"queue {name.split(':')[0]!r} is served by {function} on worker {other.id}; "
+                    f"this worker would serve it by {mine[name]}",
+                    code="QUEUE_TAKEN",
+                    hint="give one of them another --queue, or stop the other worker",
+                )
