@@ -8,6 +8,7 @@ parent and its children log alike; the parent alone serves metrics, its children
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import traceback
 from enum import StrEnum
@@ -98,6 +99,7 @@ def worker(
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         stack.callback(logs.start(log_format.value))
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # `worker.reloading` says it, with the files
         handlers = load(target, queue, directory)
         if metrics_port is not None:
             port = stack.enter_context(metrics.serving(metrics_port, lease))
