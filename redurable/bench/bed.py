@@ -30,7 +30,7 @@ from redurable.store.topology import Topology
 __all__ = ["Bed", "Workers", "cpu_seconds"]
 
 READY_WITHIN = 30.0
-TARGET = "redurable.bench.app"
+APP = "redurable.bench.app"
 
 
 def cpu_seconds(pid: int) -> float | None:
@@ -187,11 +187,13 @@ class Bed:
         }
 
     @contextlib.asynccontextmanager
-    async def workers(self, namespace: str, *, processes: int = 1, lease: float = 10.0) -> AsyncIterator[Workers]:
-        """Real worker processes, alive and idle when the block begins, ended after it."""
+    async def workers(
+        self, namespace: str, handler: str, *, processes: int = 1, lease: float = 10.0
+    ) -> AsyncIterator[Workers]:
+        """Real worker processes that run *handler* of the app, alive and idle when the block begins, ended after."""
         options = ["--processes", str(processes), "--concurrency", "100", "--lease", str(lease)]
         log = Path(self._directory.name) / f"worker-{secrets.token_hex(3)}.log"
-        workers = _spawn([TARGET, "--url", self.url, "--namespace", namespace, *options], log)
+        workers = _spawn([f"{APP}:{handler}", "--url", self.url, "--namespace", namespace, *options], log)
         try:
             workers.pids = await self._alive(namespace, workers, processes)
             yield workers

@@ -17,7 +17,7 @@ async def sequential(run: Run) -> list[Row]:
     """One intent, its steps one after another, timed by the handler."""
     count = run.sizes.sequential
     p50, p99, floors = [], [], []
-    async with run.at_work() as stage:
+    async with run.at_work("timed") as stage:
         await stage.client.call("bench.timed", 200)
         for _ in range(run.repeat):
             floors.append(await run.floor_latency() * 1e3)
@@ -33,8 +33,8 @@ async def sequential(run: Run) -> list[Row]:
 async def idle(run: Run) -> list[Row]:
     """No-op intents sent to an idle system, each when the one before has long ended."""
     rng = random.Random(1)
-    p50, p99, floors, scripts = [], [], [], []
-    async with run.at_work() as stage:
+    p50, p99, floors = [], [], []
+    async with run.at_work("noop") as stage:
         for _ in range(50):
             await stage.client.call("bench.noop", PAYLOAD)
         for _ in range(run.repeat):
@@ -47,13 +47,7 @@ async def idle(run: Run) -> list[Row]:
                 took.append((time.perf_counter() - begun) * 1e3)
             p50.append(percentile(took, 0.5))
             p99.append(percentile(took, 0.99))
-        before = await run.counts()
-        for _ in range(200):
-            await stage.client.call("bench.one", PAYLOAD)
-        calls = (await run.counts()).since(before).commands.get("evalsha", 0)
-        scripts.append(round(calls / 200, 1))  # a renewal or two aside
     return [
         row("send to result, idle system, p50", "ms", p50, floors, at_most(0.5)),
         row("send to result, idle system, p99", "ms", p99, floors, at_most(1.2)),
-        row("scripts a one-step intent, nothing shared", "", scripts, target=at_most(4.0)),
     ]

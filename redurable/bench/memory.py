@@ -21,7 +21,7 @@ async def memory(run: Run) -> list[Row]:
     """One-step intents: payload, step result and result have 200 bytes each."""
     count = run.sizes.kept
     given = sum(len(msgspec.msgpack.encode(value)) for value in (PAYLOAD, RESULT, RESULT))
-    async with run.at_work() as stage:
+    async with run.at_work("one_step") as stage:
         await drain(run, stage, "bench.one", [PAYLOAD] * 1000)
         empty = await _used(run)
         await drain(run, stage, "bench.one", [PAYLOAD] * count)

@@ -66,7 +66,7 @@ async def _once(run: Run, strike: _Blow, *, processes: tuple[int, ...], lease: f
         # before the workers end: a killed one may be replaced meanwhile
         client = await stack.enter_async_context(Client(run.bed.url, namespace=namespace))
         groups = [
-            await stack.enter_async_context(run.bed.workers(namespace, processes=count, lease=lease))
+            await stack.enter_async_context(run.bed.workers(namespace, "killed", processes=count, lease=lease))
             for count in processes
         ]
         if len(groups) > 1:

@@ -125,11 +125,11 @@ class Run:
         )
 
     @contextlib.asynccontextmanager
-    async def at_work(self, processes: int = 1) -> AsyncIterator[Stage]:
-        """A client and a warm worker in a namespace of their own."""
+    async def at_work(self, handler: str, processes: int = 1) -> AsyncIterator[Stage]:
+        """A client and a worker that serves *handler*, in a namespace of their own."""
         async with (
             self.bed.namespace() as namespace,
-            self.bed.workers(namespace, processes=processes) as workers,
+            self.bed.workers(namespace, handler, processes=processes) as workers,
             asyncio.timeout(120),
             Client(self.bed.url, namespace=namespace) as client,
         ):
