@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -33,8 +33,20 @@ def _dump(value: Any) -> Any:
 def _load(kind: type, value: Any) -> Any:
     validate = getattr(kind, "model_validate", None)
     if validate is not None:
-        return validate(value)
+        try:
+            return validate(value)
+        except ValueError as error:
+            raise ValueError(_discreet(error)) from None
     raise TypeError(f"{kind.__module__}.{kind.__qualname__} cannot be restored")
+
+
+def _discreet(error: ValueError) -> str:
+    """Say what did not fit without the value itself: payloads stay out of messages and logs."""
+    details = getattr(error, "errors", None)
+    if details is None:
+        return str(error)
+    found = details(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, d['loc'])) or 'value'}: {d['msg']}" for d in found)
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_dump)
@@ -137,7 +149,7 @@ class Typed:
 
 
 def _name(annotation: Any) -> str:
-    return getattr(annotation, "__qualname__", None) or str(annotation)
+    return str(annotation) if get_args(annotation) else getattr(annotation, "__qualname__", None) or str(annotation)
 
 
 @functools.lru_cache(maxsize=4096)

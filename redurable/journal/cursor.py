@@ -63,7 +63,7 @@ class Cursor:
         self.abandoned: set[Identity] = set()
         self.cancels = False
         self._entries: list[Entry | None] = []
-        self._raw_times: int = 0
+        self._past = 0
         self._order: dict[str, deque[Identity]] = {}
         self._ahead: dict[Identity, int] = {}
         self._inside: dict[Identity, list[Any]] = {}
@@ -79,6 +79,11 @@ class Cursor:
         return self.applied == len(self._entries)
 
     @property
+    def replaying(self) -> bool:
+        """Whether calls that an earlier attempt recorded are still to come."""
+        return self.applied < self._past
+
+    @property
     def calls(self) -> Iterable[Call]:
         """The calls that were asked for and are not done."""
         return self._waiting.values()
@@ -89,6 +94,8 @@ class Cursor:
         voided = {seq for entry in known if isinstance(entry, Reopened) for seq in entry.voided}
         for seq, entry in enumerate(known, 1):
             self.extend(None if seq in voided else entry)
+            if seq not in voided and isinstance(entry, _IDENTIFIED):
+                self._past = seq
 
     def extend(self, entry: Entry | None) -> None:
         """Take one more entry at the end."""

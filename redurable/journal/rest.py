@@ -12,7 +12,7 @@ import asyncio
 from types import CodeType
 from typing import Any
 
-__all__ = ["QUIET_TURNS", "is_blocked", "where", "waits_durably"]
+__all__ = ["QUIET_TURNS", "is_blocked", "waits_durably", "where"]
 
 # combinators pass a result on by callbacks: gather needs one turn more than a plain await, wait_for two
 QUIET_TURNS = 3

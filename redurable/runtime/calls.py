@@ -104,7 +104,7 @@ def fencing_token() -> int:
 def is_replaying() -> bool:
     """Return whether the handler is being brought back to where it was; False outside an intent."""
     scope = current_scope("is_replaying()")
-    return scope is not None and not scope.attempt.conductor.cursor.exhausted
+    return scope is not None and scope.attempt.conductor.cursor.replaying
 
 
 def unwinding() -> bool:

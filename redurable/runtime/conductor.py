@@ -31,6 +31,7 @@ __all__ = ["Conductor"]
 SHORT = 1.0  # s; a wait under this stays in the process
 _HOLD = 0.02
 _LONG = 5.0
+_LOOK = 0.001  # s until an attempt that waits is first looked at for parking
 
 
 class Conductor:
@@ -68,6 +69,7 @@ class Conductor:
         self._pumping = False
         self._quiet = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._pause = _LOOK
         self._held_since: float | None = None
         self._fast_call: Call | None = None
 
@@ -151,6 +153,7 @@ class Conductor:
         call.future = future
         self._futures.add(future)
         scope.waiting = True
+        self._pause = _LOOK
         try:
             self.kick()
             await future
@@ -381,11 +384,16 @@ class Conductor:
         if started or not due:
             return False
         first = min(at for at, _ in due)
-        if first - now >= SHORT * 1000 and self._parkable():
-            self._on_park(first, any(call.tries for _, call in due))
+        wait = (first - now) / 1000
+        if wait >= SHORT:
+            if self._parkable():
+                self._on_park(first, any(call.tries for _, call in due))
+            # whoever asked last has not come to rest yet, or something foreign goes on: look again, ever less often
+            wait = min(wait, self._pause)
+            self._pause = min(self._pause * 2, 1.0)
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = later(self._loop, (first - now) / 1000, self.kick)
+        self._timer = later(self._loop, wait, self.kick)
         return False
 
     def _parkable(self) -> bool:

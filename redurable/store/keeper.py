@@ -57,7 +57,7 @@ class Keeper:
         """Make *streams* and their groups; those that exist stay as they are."""
         await asyncio.gather(*(self._call(_open, (s, self.keys.streams), ()) for s in streams))
 
-    async def claim(  # noqa: PLR0917  # in the order of the script's args
+    async def claim(  # in the order of the script's args
         self, streams: list[str], limits: list[str], count: int, number: int, claimed: bytes, given: list[Any]
     ) -> list[Lease]:
         """

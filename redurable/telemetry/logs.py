@@ -86,11 +86,7 @@ def level_of(name: str, fields: MutableMapping[str, Any]) -> int:
 
 def replaying(scope: Scope) -> bool:
     """Return whether code of *scope* runs again that ran before this attempt; a step's body never does."""
-    if scope.inside:
-        return False
-    attempt = scope.attempt
-    # against the journal as it was at the claim: what branches record meanwhile is news, not the past
-    return attempt.conductor.cursor.applied < attempt.lease.base
+    return not scope.inside and scope.attempt.conductor.cursor.replaying
 
 
 def _context(scope: Scope) -> dict[str, Any]:

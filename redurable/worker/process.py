@@ -231,7 +231,8 @@ class _Supervisor:
         except RedurableError as error:
             events.emit("recovery.failed", worker=worker_id, error=error)
             return  # the other detectors will see it
-        if code != 0 or taken:
+        asked_to_end = code in (0, -signal.SIGTERM)  # the latter before it could listen
+        if not asked_to_end or taken:
             ms = round((monotonic() - died) * 1000, 2)
             events.emit("worker.lost", worker=worker_id, by="parent", code=code, taken=taken, ms=ms)
 
