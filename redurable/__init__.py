@@ -103,11 +103,18 @@ __all__ = [
 
 _HOMES = {
     "redurable.client": "Client",
-    "redurable.errors": "Canceled ConfigurationError Fenced IdempotencyConflict IntentFailed JournalMismatchError NotFound PayloadTooLarge RedurableError RetryLater SerialisationError StepFailed StepProcessLost StoreError StoreUnavailable Suspended TerminalError UsageError WrongState",
+    "redurable.errors": (
+        "Canceled ConfigurationError Fenced IdempotencyConflict IntentFailed JournalMismatchError NotFound "
+        "PayloadTooLarge RedurableError RetryLater SerialisationError StepFailed StepProcessLost StoreError "
+        "StoreUnavailable Suspended TerminalError UsageError WrongState"
+    ),
     "redurable.ids": "IntentId",
     "redurable.model": "ErrorInfo IntentInfo Priority Status",
     "redurable.retry": "Retry",
-    "redurable.runtime.calls": "Current checkpoint compensate current fencing_token idempotency_key is_replaying last_checkpoint now random run sleep sleep_until unwinding uuid4",
+    "redurable.runtime.calls": (
+        "Current checkpoint compensate current fencing_token idempotency_key is_replaying last_checkpoint now "
+        "random run sleep sleep_until unwinding uuid4"
+    ),
     "redurable.runtime.handlers": "Depends handler lifespan",
     "redurable.runtime.steps": "step",
 }
