@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from redurable.config import parse_url
-from redurable.ids import new_id
+from redurable.ids import derived_id
 from redurable.model import AttemptFailed, ErrorInfo, encode_entry
 from redurable.store.keeper import Keeper, Pending
 from redurable.store.keys import SOLO, UNPINNED
@@ -65,7 +65,7 @@ class Intent:
 
     def finish(self, status: str, now: int, keep: int) -> None:
         self.status, self.removal, self.wake, self.start = status, now + keep, None, None
-        self.cursor = None
+        self.cursor, self.holder = None, None
         self.give_up()
 
 
@@ -84,6 +84,8 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.now = NOW_MS
+        self.serial = next(_counter)
+        self.ids = itertools.count()
         self.intents: dict[str, Intent] = {}
         self.dead: list[Lease] = []
         self.hands = {name: Hand() for name in WORKERS}
@@ -91,7 +93,7 @@ class Machine(RuleBasedStateMachine):
         self.run(self._open())
 
     async def _open(self) -> None:
-        self.store = Store(parse_url(self.server.url), f"machine{next(_counter)}")
+        self.store = Store(parse_url(self.server.url), f"machine{self.serial}")
         await self.store.start()
         self.world = World(self.store)
         self.keys = self.store.keys[0]
@@ -155,7 +157,7 @@ class Machine(RuleBasedStateMachine):
     )
     @precondition(lambda self: len(self.intents) < 7)
     def submit(self, data: Any, lane: str, delay: int, deadline: int | None, most: int | None) -> None:
-        intent = new_id(0)
+        intent = derived_id(0, str(self.serial), str(next(self.ids)))
         word = self.run(_word(self.store.submit(
             intent, BODY, QUEUE, lane, reply="c1", delay_ms=delay, max_losses=most,
             deadline="" if deadline is None else f"+{deadline}",
