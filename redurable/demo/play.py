@@ -12,8 +12,9 @@ import contextlib
 import random
 import secrets
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -198,19 +199,32 @@ def _disturbed(
     payload = {"database": str(directory / "disturbed.sqlite"), "ledger": str(ledger.path), "pace": options.pace}
     report.intent = client.send(app.QUEUE, payload)
     view.begin(report, phases)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        outcome = pool.submit(client.wait_for, report.intent, options.timeout)
-        for line in _watch(ledger, crew, options, report, view, outcome):
-            view.step(line, crew.name(line))
-        report.runs = runs(ledger.lines)
-        try:
-            report.result = outcome.result()
-        except TimeoutError:
-            view.say(f"it has not ended within {options.timeout:g} s")
-        except IntentFailed as failed:
-            view.say(str(failed))
+    outcome = _later(lambda: client.wait_for(report.intent, options.timeout))
+    for line in _watch(ledger, crew, options, report, view, outcome):
+        view.step(line, crew.name(line))
+    report.runs = runs(ledger.lines)
+    try:
+        report.result = outcome.result()
+    except TimeoutError:
+        view.say(f"it has not ended within {options.timeout:g} s")
+    except IntentFailed as failed:
+        view.say(str(failed))
     info = client.get(report.intent)
     report.status, report.attempts = info.status.value, info.attempt
+
+
+def _later(function: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+    """Run *function* in a thread that Ctrl+C does not wait for, as it would for a pool's."""
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)  # raised by who asks for the result
+
+    threading.Thread(target=run, name="redurable-demo", daemon=True).start()
+    return future
 
 
 def _watch(
