@@ -71,7 +71,7 @@ def task_factory(
     scope = scope_var.get() if context is None else context.get(scope_var)
     if scope is None or scope.attempt.conductor.over:
         return asyncio.Task(coroutine, loop=loop, context=context, **options)
-    child = scope.child(getattr(coroutine, "__qualname__", type(coroutine).__qualname__))
+    child = scope.child(_name_of(coroutine))
     # a copy: a context that the caller shares between tasks must not share the scope
     context = copy_context() if context is None else context.copy()
     context.run(scope_var.set, child)
@@ -81,3 +81,12 @@ def task_factory(
     conductor.adopt(child)
     task.add_done_callback(lambda _: conductor.departed(child), context=Context())
     return task
+
+
+def _name_of(coroutine: Any) -> str:
+    """Return the qualified name of what the program started; newer releases of anyio wrap it in one of their own."""
+    name: str = getattr(coroutine, "__qualname__", type(coroutine).__qualname__)
+    if name.endswith("._run_coro") and (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        handle = frame.f_locals.get("self")
+        name = getattr(getattr(handle, "_coro", None), "__qualname__", name)
+    return name
