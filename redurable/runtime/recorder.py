@@ -144,7 +144,10 @@ class Recorder:
 
     async def _fetch(self, flying: list[Any] | None = None) -> None:
         try:
-            for raw in await self.lease.read(len(self.cursor)):
+            start = len(self.cursor)
+            found = await self.lease.read(start)
+            # what was on its way when this was asked may have been answered, and so taken, before it
+            for raw in found[len(self.cursor) - start :]:
                 self.cursor.extend(decode_entry(raw))
         except Exception as error:  # whatever the store says, this attempt cannot go on without its journal
             self._syncing = None

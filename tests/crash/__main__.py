@@ -23,7 +23,7 @@ asked = parser.parse_args()
 seed = random.randrange(1_000_000) if asked.seed is None else asked.seed
 print(json.dumps({"seed": seed}))
 plan = Drill(
-    intents=asked.intents, steps=asked.steps, kills=asked.kills, pace=0.3, pause=0.2, concurrency=12, seed=seed,
+    intents=asked.intents, steps=asked.steps, kills=asked.kills, pace=0.6, pause=0.1, concurrency=4, seed=seed,
     within=1800,
 )  # fmt: skip
 print(json.dumps(asyncio.run(drill(plan)), indent=2))

@@ -129,3 +129,11 @@ def stuck(payload: dict[str, Any]) -> str:
         time.sleep(0.01)
     note("unstuck")
     return f"attempt {current().attempt}"
+
+
+@handler(queue="settling")
+async def settling(payload: dict[str, Any]) -> int:
+    """One step, then a wait that is not durable; returns its attempt."""
+    await work(0, 0.0)
+    await gate(payload["gate"])
+    return current().attempt

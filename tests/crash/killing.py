@@ -43,11 +43,11 @@ def _alive(fleet: Fleet, gone: set[int]) -> list[int]:
 
 def _enough(fleet: Fleet, gone: set[int]) -> list[int]:
     alive = _alive(fleet, gone)
-    return alive if len(alive) >= 3 else []
+    return alive if len(alive) >= 4 else []
 
 
 async def _strike(fleet: Fleet, plan: Drill) -> set[int]:
-    """Kill one at a time, at a moment that it cannot know; go on when three of the four are there again."""
+    """Kill one at a time, at a moment that it cannot know; go on when there are four again."""
     dice = random.Random(plan.seed)
     gone: set[int] = set()
     while len(gone) < plan.kills:

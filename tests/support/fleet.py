@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -234,6 +234,29 @@ class Fleet:
             self._store = Store(parse_url(self.server.url), self.namespace)
             await self._store.start()
         return self._store
+
+    async def unfinished(self, intents: Iterable[str]) -> list[str]:
+        """Return a line about each of *intents* that is open: its head, journal length and pending entry."""
+        store = await self.store()
+        lines = []
+        for intent in intents:
+            keys = store.keys_of(intent)
+            flat = [x.decode(errors="replace") for x in await store.mux.command("HGETALL", keys.head(intent))]
+            head = dict(zip(flat[::2], flat[1::2], strict=True))
+            if head.get("status") in ("COMPLETED", "FAILED"):
+                continue
+            length = await store.mux.command("LLEN", keys.journal(intent))
+            row = None
+            if "at" in head:
+                lane, entry = head["at"].split("/")
+                row = await store.mux.command("XPENDING", keys.stream(head["queue"], lane), "rd", entry, entry, 1)
+            lines.append(f"{intent} {head} journal {length} pending {row}")
+        return lines
+
+    def story(self, intent: str) -> str:
+        """Return what was told of *intent*, and of workers and the store at large, one event a line."""
+        told = [e for e in self.events() if e.get("intent") == intent or "intent" not in e]
+        return "\n".join(str({k: v for k, v in e.items() if k != "queues"}) for e in told)
 
     def log(self) -> str:
         """Return what the processes wrote to their terminals."""

@@ -1,0 +1,154 @@
+"""
+The server goes away, stands still, cuts connections, loses answers; the workers live on.
+
+Held every time: what was accepted is completed, once; no step that was recorded runs again; nobody is taken for dead
+that lives: every intent is still in its first attempt, no loss counted; work resumes within 2 s of the server's return.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+
+from redurable.client import Client
+from redurable.store.server import PrivateServer
+from tests.support.fleet import Fleet, judge, until
+from tests.support.invariants import check_all
+from tests.support.proxy import Proxy
+
+pytestmark = pytest.mark.anyio
+RESUMED = 2.0
+
+
+class Load:
+    """Sends intents of *n* steps all the time, one by one, and knows which were accepted."""
+
+    def __init__(self, fleet: Fleet, n: int = 10, pause: float = 0.02) -> None:
+        self.fleet = fleet
+        self.accepted: list[str] = []
+        self.payload = {"n": n, "pause": pause}
+        self._sending: asyncio.Task[None] | None = None
+        self._url = fleet.url
+
+    async def __aenter__(self) -> Load:
+        self._sending = asyncio.create_task(self._send())
+        await until(lambda: len(self.fleet.ledger()) > 20, 15)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._sending is not None
+        self._sending.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._sending
+
+    async def _send(self) -> None:
+        async with Client(self._url, namespace=self.fleet.namespace, patience=60) as client:
+            while True:
+                intent = await asyncio.shield(client.send("steps", self.payload))
+                self.accepted.append(intent)
+                await asyncio.sleep(0.02)
+
+    async def resumed(self, since: float) -> float:
+        """Return how long after *since* the first step began."""
+        await until(lambda: self.fleet.ledger()[-1].at > since, 20)
+        return min(line.at for line in self.fleet.ledger() if line.at > since) - since
+
+
+async def all_is_well(fleet: Fleet, load: Load, unknown: int = 0) -> None:
+    """Assert what the module promises; *unknown* sends may have been stored though their sender never heard."""
+    try:
+        async with asyncio.timeout(30):
+            results = await asyncio.gather(*(fleet.client.wait_for(i) for i in load.accepted))
+    except TimeoutError:
+        raise AssertionError("\n".join(["unfinished:", *(found := await fleet.unfinished(load.accepted)), fleet.story(found[0].split()[0])])) from None
+    assert results == [40 * load.payload["n"]] * len(results)
+    infos = await asyncio.gather(*(fleet.client.get(i) for i in load.accepted))
+    again = [(i.id, i.attempt, i.losses) for i in infos if i.attempt != 1 or i.losses]
+    assert not again, f"{len(again)} of {len(infos)} lost an attempt: {again[:5]}\n{fleet.story(again[0][0])}"
+    assert (await judge(fleet, load.accepted))["again"] == 0
+    await fleet.reap()
+    found = await check_all(await fleet.store())
+    assert set(found) == {"COMPLETED"}
+    assert len(load.accepted) <= found["COMPLETED"] <= len(load.accepted) + unknown
+
+
+@pytest.fixture
+async def two(fleet: Fleet) -> AsyncIterator[Fleet]:
+    """A fleet of two workers at work."""
+    await fleet.start(2)
+    yield fleet
+
+
+async def test_a_server_that_is_killed_and_restarted_loses_nothing(two: Fleet) -> None:
+    async with Load(two) as load:
+        for _ in range(2):
+            two.server.kill()
+            await asyncio.sleep(0.5)
+            two.server.start()
+            back = time.monotonic()
+            took = await load.resumed(back)
+            print(f"killed: resumed {took * 1000:.0f} ms after the restart")
+            assert took < RESUMED
+            await asyncio.sleep(1.0)
+    await all_is_well(two, load, unknown=1)
+
+
+async def test_a_server_that_stands_still_for_7_and_for_15_seconds_kills_nobody(two: Fleet) -> None:
+    async with Load(two) as load:
+        for seconds in (7, 15):
+            two.server.freeze()
+            await asyncio.sleep(seconds)
+            back = time.monotonic()
+            two.server.thaw()
+            took = await load.resumed(back)
+            print(f"frozen {seconds} s: resumed {took * 1000:.0f} ms after")
+            assert took < RESUMED
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(6.0)  # what the detectors make of it shows when their grace is over
+    assert not two.events("worker.lost")
+    await all_is_well(two, load, unknown=1)
+
+
+async def test_connections_cut_one_by_one_under_load_do_no_harm(two: Fleet) -> None:
+    cuts = 0
+    async with Load(two) as load:
+        with redis.Redis(unix_socket_path=two.server.socket, protocol=2) as knife:
+            end = time.monotonic() + 6
+            while time.monotonic() < end:
+                mine = knife.client_id()
+                others = [c["id"] for c in knife.client_list() if int(c["id"]) != mine]
+                if others:
+                    victim = others[cuts % len(others)]
+                    with contextlib.suppress(redis.ResponseError):
+                        knife.client_kill_filter(_id=victim)
+                        cuts += 1
+                await asyncio.sleep(0.03)
+        back = time.monotonic()
+        assert await load.resumed(back) < RESUMED
+    print(f"{cuts} connections cut over {len(load.accepted)} intents")
+    assert cuts > 50
+    await all_is_well(two, load, unknown=1)
+
+
+async def test_answers_that_are_lost_after_execution_repeat_nothing() -> None:
+    with PrivateServer(port=0) as server:
+        async with Proxy(server.port or 0) as proxy, Fleet(server, url=proxy.url) as fleet:
+            await fleet.start(2)
+            lost = 0
+            async with Load(fleet) as load:
+                for word in [b"EVALSHA", b"XREADGROUP", b"EVALSHA"] * 12:
+                    cut = proxy.lose_answer(word)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(cut, 1.0)
+                        lost += 1
+                    await asyncio.sleep(0.05)
+                back = time.monotonic()
+                assert await load.resumed(back) < RESUMED
+            print(f"{lost} answers lost over {len(load.accepted)} intents")
+            assert lost > 15
+            await all_is_well(fleet, load, unknown=1)
