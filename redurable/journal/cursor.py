@@ -28,11 +28,12 @@ from redurable.model import (
     TimerSet,
 )
 
-__all__ = ["ABANDONED", "ASKED", "DONE", "INSIDE", "RUNNING", "Call", "Cursor", "Identity"]
+__all__ = ["ABANDONED", "ASKED", "DONE", "INSIDE", "RUNNING", "UNSET", "Call", "Cursor", "Identity", "inside_of"]
 
 Identity = tuple[str, str, int | str]
 INSIDE = ">"  # ends the part of a scope's path that names a step
 ASKED, RUNNING, DONE, ABANDONED = range(4)
+UNSET: Any = object()
 _IDENTIFIED = (StepDone, StepFailedEntry, StepTried, TimerSet, TimerFired)
 _ENDS = (StepDone, StepFailedEntry, TimerFired)
 
@@ -48,7 +49,7 @@ class Call:
         self.tries = 0
         self.due: int | None = None
         self.entry: Any = None
-        self.value: Any = None
+        self.value: Any = UNSET  # what the body gave in this attempt, as a replay would give it
         self.code = b""
         self.future: Any = None
         self.finish = False
@@ -110,6 +111,8 @@ class Cursor:
         if INSIDE in entry.scope:
             self._inside.setdefault(identity, []).append(entry)
             return
+        if isinstance(entry, StepTried):
+            self._try_again(identity)
         if identity not in self._ahead and identity not in self._calls and identity not in self.abandoned:
             self._order.setdefault(entry.scope, deque()).append(identity)
         self._ahead[identity] = len(self._entries)
@@ -117,6 +120,19 @@ class Cursor:
     def append_own(self, entry: Entry) -> None:
         """Take an entry that this attempt just recorded for a call it has asked: it is in order by construction."""
         self._entries.append(entry)
+        if INSIDE in getattr(entry, "scope", ""):
+            own: Any = entry
+            self._inside.setdefault((own.scope, own.name, own.n), []).append(own)
+        elif isinstance(entry, StepTried):
+            self._try_again((entry.scope, entry.name, entry.n))
+
+    def _try_again(self, identity: Identity) -> None:
+        """A step's next try reuses what was done inside it, but failures there would only fail it again."""
+        if self._inside:
+            inside = inside_of(identity)
+            for key, entries in self._inside.items():
+                if key[0].startswith(inside):
+                    entries[:] = [e for e in entries if not isinstance(e, StepFailedEntry | StepTried)]
 
     def _abandon(self, identity: Any) -> None:
         self.abandoned.add(identity)
@@ -241,6 +257,12 @@ class Cursor:
             recorded=_named(recorded),
             asked=_named(asked),
         )
+
+
+def inside_of(identity: Identity) -> str:
+    """Return the path that what is called inside the step *identity* is journaled under."""
+    scope, name, n = identity
+    return f"{scope}/{name}#{n}{INSIDE}" if scope else f"{name}#{n}{INSIDE}"
 
 
 def _named(identity: Identity) -> str:

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from redurable.errors import UsageError
-from redurable.journal.cursor import INSIDE, Identity
+from redurable.journal.cursor import INSIDE, Identity, inside_of
 
 if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
@@ -65,8 +65,7 @@ class Scope:
         """Return the path that calls made now are journaled under."""
         if self.step is None:
             return self.path
-        name, n = self.step
-        return f"{self.path}/{name}#{n}{INSIDE}" if self.path else f"{name}#{n}{INSIDE}"
+        return inside_of((self.path, *self.step))
 
     def number(self, name: str) -> int:
         """Return the next number of *name* in this scope, or in the step that it is in."""
@@ -74,6 +73,13 @@ class Scope:
         count = self.counts.get(key, 0) + 1
         self.counts[key] = count
         return count
+
+    def try_again(self) -> None:
+        """The step's body starts anew: what it calls is numbered from the beginning."""
+        inside = self.place()
+        for numbers in (self.counts, self._children):
+            for key in [k for k in numbers if k.startswith(inside)]:
+                del numbers[key]
 
     def child(self, name: str) -> Scope:
         """Return a new scope under this one."""

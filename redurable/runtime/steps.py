@@ -23,7 +23,7 @@ from redurable.clock import Seconds, now_ms, seconds
 from redurable.codec import Typed, typed
 from redurable.errors import ConfigurationError, SerialisationError, StepFailed, UsageError
 from redurable.events import emit
-from redurable.journal.cursor import RUNNING, Call
+from redurable.journal.cursor import RUNNING, UNSET, Call
 from redurable.journal.fingerprint import changed, fingerprint
 from redurable.model import ErrorInfo, StepDone, StepFailedEntry, StepTried
 from redurable.retry import Retry
@@ -158,9 +158,9 @@ def concluded(spec: StepSpec, scope: Scope, call: Call) -> Any:
     entry = call.entry
     if entry.code is not spec.code and changed(entry.code, spec.code):
         scope.attempt.step_changed(spec.name, entry.n)
-    live, call.value = call.value, None
+    live, call.value = call.value, UNSET
     if isinstance(entry, StepDone):
-        if entry.code is spec.code:
+        if entry.code is spec.code and live is not UNSET:
             return live
         return spec.typed.decode(entry.value, f"the recorded result of step {spec.name!r}")
     info = entry.error
@@ -171,9 +171,17 @@ def concluded(spec: StepSpec, scope: Scope, call: Call) -> Any:
     raise failure from (live if isinstance(live, BaseException) else None)
 
 
+def _enter(spec: StepSpec, scope: Scope, call: Call) -> tuple[str, Any]:
+    """The scope is in the step's body from here on; return where it was."""
+    before = scope.path, scope.step
+    scope.path, scope.step = call.identity[0], (spec.name, call.identity[2])
+    if call.tries:
+        scope.try_again()
+    return before
+
+
 async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any) -> Any:
-    path, step = scope.path, scope.step
-    scope.path, scope.step = call.identity[0] or path, (spec.name, call.identity[2])
+    before = _enter(spec, scope, call)
     emit("step.started", intent=scope.attempt.lease.id, step=spec.name, n=call.identity[2], tries=call.tries + 1)
     try:
         async with asyncio.timeout(spec.timeout):
@@ -183,7 +191,7 @@ async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any
                 return await in_process(spec.function, args, kwargs, spec.typed.annotation)
             return await in_thread(scope, spec.function, args, kwargs)
     finally:
-        scope.path, scope.step = path, step
+        scope.path, scope.step = before
 
 
 async def perform(scope: Scope, spec: StepSpec, n: int | str, args: Any, kwargs: Any) -> Any:
@@ -215,8 +223,7 @@ def perform_sync(scope: Scope, spec: StepSpec, n: int | str, args: Any, kwargs: 
     while call.state == RUNNING:
         entry: Any
         scope.attempt.conductor.started(call)
-        path, step = scope.path, scope.step
-        scope.path, scope.step = call.identity[0] or path, (spec.name, call.identity[2])
+        before = _enter(spec, scope, call)
         try:
             if spec.run_in == "process":
                 value = on_loop(loop, in_process(spec.function, args, kwargs, spec.typed.annotation))
@@ -226,7 +233,7 @@ def perform_sync(scope: Scope, spec: StepSpec, n: int | str, args: Any, kwargs: 
         except Exception as error:
             entry = failed(spec, scope, call, error)
         finally:
-            scope.path, scope.step = path, step
+            scope.path, scope.step = before
         on_loop(loop, closed(scope, call, entry))
     return concluded(spec, scope, call)
 

@@ -200,8 +200,6 @@ async def test_a_task_without_durable_calls_neither_shifts_names_nor_holds_up_a_
     assert (await w.get(intent)).attempt == 2
 
 
-
-
 async def test_queues_locks_and_events_of_asyncio_between_branches_replay(w: World) -> None:
     order: list[list[str]] = []
 
