@@ -220,6 +220,7 @@ class TestRedrive:
             assert await world.lease.settle("CANCELED", result_of("CANCELED"), 1000) == b"OK"
             await world.store.redrive(world.id)
             assert await check(world.store, world.id) == "SUBMITTED"
+            assert await world.field("canceling") is None
             world.lease = None
         assert failures_of(await world.journal()) == []
 

@@ -391,6 +391,12 @@ class TestFire:
             assert await world.keeper.due(NOW_MS + DAY, 9) == ([], None)
             world.advance(100)
 
+    async def test_a_timer_that_the_head_knows_nothing_of_goes(self, world: World) -> None:
+        await world.bring("SUBMITTED")
+        await world.mux.command("ZADD", world.keys.timers, NOW_MS, world.id)
+        assert await world.keeper.fire(world.store, world.id) == "STALE"
+        assert await world.keeper.due(NOW_MS, 9) == ([], None)
+
     async def test_the_timer_of_an_intent_that_is_gone_goes(self, world: World) -> None:
         await world.mux.command("ZADD", world.keys.timers, NOW_MS, world.id)
         assert await world.keeper.fire(world.store, world.id) == "STALE"
