@@ -24,7 +24,8 @@ from redurable.runtime import calls as _calls
 from redurable.runtime.bodies import on_loop
 from redurable.runtime.calls import scope_of_thread
 from redurable.runtime.scope import Scope, scope_var
-from redurable.runtime.steps import StepSpec, perform_sync
+from redurable.runtime.spec import StepSpec
+from redurable.runtime.steps import perform_sync
 from redurable.store.inspection import QueueInfo, WorkerInfo
 
 __all__ = ["Client", "checkpoint", "gather", "last_checkpoint", "run", "sleep", "sleep_until"]

@@ -121,10 +121,8 @@ def _payload(text: str | None) -> Any:
 
     if text is None:
         return None
-    if text == "-":
-        text = sys.stdin.read()
     try:
-        return json.loads(text)
+        return json.loads(sys.stdin.read() if text == "-" else text)
     except json.JSONDecodeError as error:  # its message does not quote the text, which may be secret
         raise ConfigurationError(
             f"the payload is not JSON: {error}", code="BAD_ARGUMENT",

@@ -16,6 +16,7 @@ __all__ = ["QUIET_TURNS", "is_blocked", "waits_durably", "where"]
 
 # combinators pass a result on by callbacks: gather needs one turn more than a plain await, wait_for two
 QUIET_TURNS = 3
+_Gathering: type = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]  # what gather() returns
 
 _COMBINATORS = {
     ("asyncio", name)
@@ -64,7 +65,7 @@ def waits_durably(task: asyncio.Task[Any], ours: set[Any]) -> bool:
     waiter = task._fut_waiter  # type: ignore[attr-defined]  # as above
     if waiter is None:
         return False
-    if waiter in ours or isinstance(waiter, asyncio.Task | asyncio.tasks._GatheringFuture):  # type: ignore[attr-defined]
+    if waiter in ours or isinstance(waiter, asyncio.Task | _Gathering):
         return True
     _, code, _ = _innermost(task)
     if code is None:

@@ -49,7 +49,8 @@ from redurable.runtime.conductor import Conductor
 from redurable.runtime.handlers import HandlerSpec, Resources
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
-from redurable.runtime.steps import StepSpec, perform
+from redurable.runtime.spec import StepSpec
+from redurable.runtime.steps import perform
 from redurable.store.lease import Lease
 from redurable.store.store import KEEP_COMPLETED_MS, KEEP_OTHER_MS, pack_outcome
 from redurable.tasks import background

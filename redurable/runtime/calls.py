@@ -12,10 +12,10 @@ import hashlib
 import random as _random
 import threading
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from redurable.clock import Moment, Seconds, deadline_ms, monotonic, now_ms, seconds, to_datetime
 from redurable.codec import encode, typed
@@ -24,7 +24,8 @@ from redurable.journal.cursor import RUNNING
 from redurable.model import TimerFired, TimerSet
 from redurable.retry import Retry
 from redurable.runtime.scope import Scope, current_scope
-from redurable.runtime.steps import StepSpec, perform
+from redurable.runtime.spec import StepSpec
+from redurable.runtime.steps import perform
 
 __all__ = [
     "Current",
@@ -186,9 +187,13 @@ class _Run:
     def __init__(self, **options: Any) -> None:
         self._options = options
 
+    @overload
     async def __call__(
-        self, name: str, function: Callable[P, Awaitable[R] | R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+        self, name: str, function: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def __call__(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    async def __call__(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """
         Call *function* as a step named *name*; a plain function runs in a thread.
 
@@ -199,9 +204,9 @@ class _Run:
         scope = current_scope(f"run({name!r})")
         if scope is None:
             if asyncio.iscoroutinefunction(function):
-                return await function(*args, **kwargs)  # type: ignore[no-any-return]  # narrowed by the check
-            return await asyncio.to_thread(function, *args, **kwargs)  # type: ignore[arg-type]  # as above
-        return await perform(scope, spec, spec.number(scope, args, kwargs), args, kwargs)  # type: ignore[no-any-return]  # by result=
+                return await function(*args, **kwargs)
+            return await asyncio.to_thread(function, *args, **kwargs)
+        return await perform(scope, spec, spec.number(scope, args, kwargs), args, kwargs)
 
     def with_(
         self,

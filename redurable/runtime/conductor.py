@@ -20,7 +20,7 @@ from redurable.clock import monotonic, now_ms
 from redurable.errors import JournalMismatchError, Suspended
 from redurable.events import emit
 from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity
-from redurable.journal.rest import QUIET_TURNS, is_blocked, waits_durably, where
+from redurable.journal.rest import QUIET_TURNS, where
 from redurable.model import CancelRequested, Compensating, Entry, StepTried, TimerSet
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope
@@ -44,9 +44,7 @@ class Conductor:
         on_park: Called with the earliest due time (ms) and whether it is a retry's, when nothing but timers is left.
     """
 
-    def __init__(
-        self, main: Scope, cursor: Cursor, recorder: Recorder, on_park: Callable[[int, bool], None]
-    ) -> None:
+    def __init__(self, main: Scope, cursor: Cursor, recorder: Recorder, on_park: Callable[[int, bool], None]) -> None:
         self.main = main
         self.cursor = cursor
         self.recorder = recorder
@@ -129,6 +127,10 @@ class Conductor:
                 self._fast_call.state = RUNNING
                 self._fast_call.finish = True
                 self._bodies.add(self._fast_call)
+
+    def still_fast(self) -> bool:
+        """Whether nothing has come between since the step began."""
+        return self.fast
 
     def take_fast_call(self) -> Call:
         """Return the call that the step on the short way has become."""
@@ -278,7 +280,7 @@ class Conductor:
         if self.over or self.signal is not None:
             self._pumping = False
             return
-        if not all(self._rests(scope) for scope in self.scopes):
+        if not all(scope.rests() for scope in self.scopes):
             self._quiet = 0
             if any(s.task is None and not s.waiting and s.step is None for s in self.scopes):
                 later(self._loop, 0.001, self._turn)  # a thread is at work
@@ -294,13 +296,6 @@ class Conductor:
             soon(self._loop, self._turn)
         else:
             self._pumping = False
-
-    def _rests(self, scope: Scope) -> bool:
-        if scope.inside:
-            return True
-        if scope.task is None:
-            return scope.waiting
-        return is_blocked(scope.task)
 
     def _advance(self) -> bool:
         """Let one thing take effect; whether to look again."""
@@ -339,7 +334,7 @@ class Conductor:
 
     def _hold(self, entry: Any) -> None:
         """The next entry's call has not been asked for: something foreign must happen first, or the code differs."""
-        foreign = [s for s in self.scopes if not self._durable(s)] if self.branched else []
+        foreign = [s for s in self.scopes if not s.waits_durably(self._futures)] if self.branched else []
         # a call that was given up before waits until the handler gives it up again, by a timer of the process
         given_up = any(c.identity in self.cursor.abandoned for c in self.cursor.calls)
         if not foreign and not given_up:
@@ -354,15 +349,6 @@ class Conductor:
             places = [where(s.task) for s in foreign if s.task is not None]
             emit("handler.foreign_wait", intent=self.recorder.lease.id, where=places, entry=entry.name)
         later(self._loop, _HOLD, self.kick)
-
-    def _durable(self, scope: Scope) -> bool:
-        if scope.task is None:
-            return scope.waiting
-        if scope.task.done():
-            return True
-        if scope.step is not None:
-            return False  # a body is at work, and what it does may wake others
-        return waits_durably(scope.task, self._futures)
 
     def _at_end(self) -> bool:
         """The journal is applied to its end: what was asked for may start; else wait for the clock, or park."""
@@ -401,13 +387,8 @@ class Conductor:
         if self._bodies or not self.recorder.idle or self.draining or self.main.step is not None:
             return False
         clock = self._loop.time()
-        for scope in self.scopes:
-            if not (scope.durable or scope is self.main):
-                continue
-            scope.timers[:] = [t for t in scope.timers if not t.cancelled() and t.when() > clock]
-            if scope.timers or not self._durable(scope):
-                return False
-        return True
+        ours = (scope for scope in self.scopes if scope.durable or scope is self.main)
+        return all(scope.waits_durably(self._futures) and not scope.armed(clock) for scope in ours)
 
     # --- cancel ----------------------------------------------------------------------------------------------------
 

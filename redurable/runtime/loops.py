@@ -8,7 +8,6 @@ process's clock (asyncio.timeout, wait_for, sleep) stays in the process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -17,7 +16,7 @@ from redurable.runtime.scope import scope_var
 __all__ = ["install", "new_event_loop", "task_factory"]
 
 
-def _noted(handle: Any, context: Context | None) -> Any:
+def _noted(handle: asyncio.TimerHandle, context: Context | None) -> asyncio.TimerHandle:
     scope = scope_var.get() if context is None else context.get(scope_var)
     if scope is not None and not scope.inside:
         timers = scope.timers
@@ -28,11 +27,10 @@ def _noted(handle: Any, context: Context | None) -> Any:
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    def call_at(
-        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    def call_at(  # type: ignore[override]  # the same, without typeshed's variadic tie of callback and args
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        handle: asyncio.TimerHandle = _noted(super().call_at(when, callback, *args, context=context), context)
-        return handle
+        return _noted(super().call_at(when, callback, *args, context=context), context)
 
 
 def new_event_loop(uv: bool | None = None) -> asyncio.AbstractEventLoop:
@@ -47,7 +45,9 @@ def new_event_loop(uv: bool | None = None) -> asyncio.AbstractEventLoop:
         else:
 
             class UvLoop(uvloop.Loop):
-                def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
+                def call_later(  # type: ignore[override]  # as above
+                    self, delay: float, callback: Any, *args: Any, context: Context | None = None
+                ) -> asyncio.TimerHandle:
                     return _noted(super().call_later(delay, callback, *args, context=context), context)
 
             loop = UvLoop()
@@ -63,9 +63,7 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_task_factory(task_factory)
 
 
-def task_factory(
-    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
-) -> asyncio.Task[Any]:
+def task_factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
     """Make a task; inside a handler it is a scope of its own, named after its parent and its coroutine."""
     context: Context | None = options.pop("context", None)
     scope = scope_var.get() if context is None else context.get(scope_var)

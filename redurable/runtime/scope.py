@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from redurable.errors import UsageError
 from redurable.journal.cursor import INSIDE, Identity, inside_of
+from redurable.journal.rest import is_blocked, waits_durably
 
 if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
@@ -80,6 +81,27 @@ class Scope:
         for numbers in (self.counts, self._children):
             for key in [k for k in numbers if k.startswith(inside)]:
                 del numbers[key]
+
+    def rests(self) -> bool:
+        """Whether it can go no further before something else happens; what a step's body does does not count."""
+        if self.inside:
+            return True
+        return self.waiting if self.task is None else is_blocked(self.task)
+
+    def waits_durably(self, ours: set[Any]) -> bool:
+        """Whether it waits for one of the futures in *ours*, or for another branch, and for nothing foreign."""
+        if self.task is None:
+            return self.waiting
+        if self.task.done():
+            return True
+        if self.step is not None:
+            return False  # a body is at work, and what it does may wake others
+        return waits_durably(self.task, ours)
+
+    def armed(self, clock: float) -> bool:
+        """Whether a timer of the process, armed by its task, is still to come at the loop's time *clock*."""
+        self.timers[:] = [t for t in self.timers if not t.cancelled() and t.when() > clock]
+        return bool(self.timers)
 
     def child(self, name: str) -> Scope:
         """Return a new scope under this one."""

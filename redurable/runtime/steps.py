@@ -15,99 +15,27 @@ import inspect
 import threading
 import typing
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import msgspec
 
-from redurable.clock import Seconds, now_ms, seconds
-from redurable.codec import Typed, typed
+from redurable.clock import Seconds, now_ms
 from redurable.errors import ConfigurationError, SerialisationError, StepFailed, UsageError
 from redurable.events import emit
 from redurable.journal.cursor import RUNNING, UNSET, Call
-from redurable.journal.fingerprint import changed, fingerprint
+from redurable.journal.fingerprint import changed
 from redurable.model import ErrorInfo, StepDone, StepFailedEntry, StepTried
 from redurable.retry import Retry
 from redurable.runtime.bodies import in_process, in_thread, on_loop
 from redurable.runtime.scope import Scope, current_scope, scope_var
+from redurable.runtime.spec import OnCancel, RunIn, StepSpec
 
-__all__ = ["StepSpec", "perform", "perform_sync", "step"]
+__all__ = ["perform", "perform_sync", "step"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-RunIn = Literal["loop", "thread", "process"]
-OnCancel = Literal["finish", "interrupt"]
-_DEFAULT_RETRY = Retry()
 # another try would only meet them again
 _HOPELESS = (UsageError, ConfigurationError, SerialisationError)
-
-
-class StepSpec:
-    """What is known of a step before it is called."""
-
-    __slots__ = ("_result", "_typed", "code", "function", "identify", "name", "on_cancel", "retry", "run_in", "timeout")
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        *,
-        name: str | None = None,
-        identify: Callable[..., str] | str | None = None,
-        retry: Retry | None = None,
-        timeout: Seconds | None = None,
-        run_in: RunIn | None = None,
-        on_cancel: OnCancel = "finish",
-        result: Any = inspect.Parameter.empty,
-    ) -> None:
-        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-            raise ConfigurationError(
-                f"{function.__qualname__} is a generator; a step returns one value", code="BAD_HANDLER",
-                hint="collect the items in a list, or make a step of each",
-            )  # fmt: skip
-        if run_in not in (None, "loop", "thread", "process"):
-            raise ConfigurationError(f"step(run_in=) is 'loop', 'thread' or 'process', not {run_in!r}")
-        if on_cancel not in ("finish", "interrupt"):
-            raise ConfigurationError(f"step(on_cancel=) is 'finish' or 'interrupt', not {on_cancel!r}")
-        coroutine = inspect.iscoroutinefunction(function)
-        if coroutine and run_in not in (None, "loop"):
-            raise ConfigurationError(
-                f"step {function.__qualname__} is async and runs on the loop", code="BAD_HANDLER",
-                hint=f"make it a plain def to run it in a {run_in}",
-            )  # fmt: skip
-        self.function = function
-        self.name: str = name or getattr(function, "__name__", type(function).__name__)
-        self.identify = identify
-        self.retry = retry or _DEFAULT_RETRY
-        self.timeout = None if timeout is None else seconds(timeout, "step(timeout=)")
-        self.run_in: RunIn = run_in or ("loop" if coroutine else "thread")
-        self.on_cancel = on_cancel
-        self.code = fingerprint(function)
-        self._result = result
-        self._typed: Typed | None = None
-
-    @property
-    def typed(self) -> Typed:
-        """The codec of the result's annotation, resolved at first use (forward references)."""
-        if self._typed is None:
-            annotation = self._result
-            if annotation is inspect.Parameter.empty:
-                annotation = return_annotation(self.function)
-            self._typed = typed(annotation)
-        return self._typed
-
-    def number(self, scope: Scope, args: Any, kwargs: Any) -> int | str:
-        """Return the n of the next call in *scope*, or the caller's own id."""
-        if self.identify is None:
-            return scope.number(self.name)
-        return str(self.identify(*args, **kwargs) if callable(self.identify) else self.identify)
-
-
-def return_annotation(function: Callable[..., Any]) -> Any:
-    """Return what *function* is annotated to return; Any without an annotation or where it cannot be resolved."""
-    try:
-        hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
-    except (NameError, TypeError, AttributeError):
-        return Any
-    return hints.get("return", Any)
 
 
 # --- the pieces -----------------------------------------------------------------------------------------------------
@@ -271,12 +199,12 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
         try:
             value: Any = await function(*args, **kwargs)
             data, value = spec.typed.settle(value, what, attempt.limit)
-            if conductor.fast:
+            if conductor.still_fast():
                 entry = StepDone(scope.path, name, n, now_ms(), code, msgspec.Raw(data))
                 if scope.abandoned:
                     entry.abandoned, scope.abandoned = scope.abandoned, []
                 await attempt.recorder.append(entry)
-                if conductor.fast:
+                if conductor.still_fast():
                     cursor.applied = len(cursor)
                     cursor.last_at = entry.at
                     return value  # type: ignore[no-any-return]  # settled to the annotation
@@ -348,8 +276,12 @@ class SyncStep(typing.Generic[P, R]):
         return self if instance is None else functools.partial(self, instance)
 
 
+# A coroutine function also is a function: the first form that fits is meant. It gives Coroutine[object, None, R]: with
+# Any in its place mypy loses the types of asyncio.gather(step_a(), step_b()).
 @overload
-def step(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+def step(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]  # as said
+    function: Callable[P, Coroutine[Any, Any, R]], /
+) -> Callable[P, Coroutine[object, None, R]]: ...
 @overload
 def step(function: Callable[P, R], /) -> SyncStep[P, R]: ...
 @overload
@@ -405,6 +337,8 @@ def step(
 
 class _Decorator(typing.Protocol):
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __call__(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]  # as above
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[object, None, R]]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> SyncStep[P, R]: ...

@@ -27,7 +27,7 @@ from redurable.events import emit
 from redurable.store.link import Link, pack
 from redurable.store.scripts import CHUNK, Script
 from redurable.store.topology import Topology
-from redurable.tasks import background, later, soon, later
+from redurable.tasks import background, later, soon
 
 __all__ = ["CHUNK", "Identity", "Multiplexer", "Sink"]
 
@@ -383,8 +383,8 @@ class Multiplexer:
         if hello.cancelled():
             return
         # INFO may be forbidden to this user; then a changed server is not noticed, and nothing else is lost
-        text = "" if hello.exception() is not None else hello.result().decode()
-        facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        text: str = "" if hello.exception() is not None else hello.result().decode()
+        facts = {name: value for name, _, value in (line.partition(":") for line in text.splitlines())}
         self.identity = (facts.get("run_id", ""), facts.get("master_replid", ""))
         self.uptime = float(facts.get("uptime_in_seconds", "0"))
         emit("store.connected", connects=self.connects)

@@ -20,6 +20,7 @@ __all__ = ["CHUNK", "Script", "load", "load_all"]
 
 CHUNK = 25
 
+_PACKAGE = "redurable.store"
 _HEADER = re.compile(r"^-- (by|keys|args|reply|flags|uses) +(.+)$")
 
 
@@ -51,7 +52,7 @@ class Script:
 
 
 def _file(name: str) -> str:
-    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_text()
+    return resources.files(_PACKAGE).joinpath("lua", f"{name}.lua").read_text()
 
 
 def _bind(names: tuple[str, ...], single: str, many: str) -> list[str]:
@@ -123,6 +124,6 @@ def load(name: str, shebang: bool = True) -> Script:
 @functools.cache
 def load_all(shebang: bool = True) -> dict[str, Script]:
     """Return all scripts by name."""
-    files = resources.files(__package__).joinpath("lua").iterdir()
+    files = resources.files(_PACKAGE).joinpath("lua").iterdir()
     names = sorted(f.name[:-4] for f in files if f.name.endswith(".lua") and not f.name.startswith("_"))
     return {name: load(name, shebang) for name in names}

@@ -15,6 +15,7 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from redurable.config import Address
@@ -42,7 +43,7 @@ def translated(error: BaseException, address: Address) -> BaseException:
         return error
     if isinstance(error.__cause__, redis.AuthenticationError):  # over unix sockets redis-py wraps it
         error = error.__cause__
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+    if isinstance(error, redis.AuthenticationError | NoPermissionError):
         return StoreUnavailable(
             f"{address.display} refused the user name or password: {error}",
             code="AUTH_FAILED",

@@ -17,6 +17,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import redis
+from redis.exceptions import NoScriptError
 
 from redurable.clock import monotonic
 from redurable.events import emit
@@ -135,7 +136,7 @@ class Renewer:
     def _call(self, client: Any, words: tuple[Any, ...]) -> Any:
         try:
             return client.execute_command(*words)
-        except redis.exceptions.NoScriptError:  # its scripts were flushed
+        except NoScriptError:  # its scripts were flushed
             client.script_load(load("renew").source)
             return client.execute_command(*words)
 

@@ -380,5 +380,3 @@ def _by_queue(handlers: list[HandlerSpec]) -> dict[str, dict[str, HandlerSpec]]:
             )
         types[spec.type] = spec
     return queues
-
-

@@ -70,7 +70,7 @@ async def order(payload: Order) -> dict[str, int]:
     return {word: int(price) for word in words}
 
 
-@handler(queue="orders.eu", retry=Retry(attempts=1), timeout=60, concurrency=4)
+@handler(queue="orders.eu", retry=Retry(attempts=1), timeout=60, strict=True)
 def order_sync(payload: Order) -> int:
     """A sync handler with options."""
     assert_type(shrink(b"abc"), bytes)
