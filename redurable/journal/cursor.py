@@ -31,7 +31,7 @@ from redurable.model import (
 __all__ = ["ABANDONED", "ASKED", "DONE", "INSIDE", "RUNNING", "UNSET", "Call", "Cursor", "Identity", "inside_of"]
 
 Identity = tuple[str, str, int | str]
-INSIDE = ">"  # ends the part of a scope's path that names a step
+INSIDE = ">>"  # ends the part of a scope's path that names a step; no qualified name contains it, "<locals>" does ">"
 ASKED, RUNNING, DONE, ABANDONED = range(4)
 UNSET: Any = object()
 _IDENTIFIED = (StepDone, StepFailedEntry, StepTried, TimerSet, TimerFired)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from redurable.clock import Seconds, seconds
 from redurable.codec import Typed, typed
 from redurable.errors import ConfigurationError
+from redurable.journal.cursor import INSIDE
 from redurable.journal.fingerprint import fingerprint
 from redurable.retry import Retry
 from redurable.runtime.scope import Scope
@@ -55,6 +56,8 @@ class StepSpec:
                 f"step {function.__qualname__} is async and runs on the loop", code="BAD_HANDLER",
                 hint=f"make it a plain def to run it in a {run_in}",
             )  # fmt: skip
+        if INSIDE in (name or ""):
+            raise ConfigurationError(f"a step's name cannot contain {INSIDE!r}: {name!r}")
         self.function = function
         self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self.identify = identify

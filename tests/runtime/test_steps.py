@@ -250,7 +250,7 @@ async def test_a_tool_of_three_calls_recovers_to_the_third(w: World) -> None:
     await w.serve(main)
     assert await w.result(intent) == ["page 1", "page 2", "page 3"]
     assert ran == ["tool", "fetch1", "fetch2", "fetch3", "tool", "fetch3"]
-    assert {e.scope for e in await w.entries(intent, StepDone) if e.name == "fetch"} == {"tool#1>"}
+    assert {e.scope for e in await w.entries(intent, StepDone) if e.name == "fetch"} == {"tool#1>>"}
 
 
 async def test_a_step_tried_again_reuses_what_was_recorded_inside_it(w: World) -> None:
