@@ -22,9 +22,10 @@ from typing import Any, Protocol, overload
 import hiredis
 
 from redurable.clock import monotonic
-from redurable.errors import StoreError, StoreUnavailable
+from redurable.errors import StoreUnavailable
 from redurable.events import emit
 from redurable.store.link import Link, pack
+from redurable.store.refusals import PATIENCE, refusal
 from redurable.store.scripts import CHUNK, Script
 from redurable.store.topology import Topology
 from redurable.tasks import background, later, soon
@@ -32,14 +33,6 @@ from redurable.tasks import background, later, soon
 __all__ = ["CHUNK", "Identity", "Multiplexer", "Sink"]
 
 SILENCE = 10.0  # s without an answer, after which the connection is given up
-_PATIENCE = ("LOADING", "OOM", "MISCONF", "NOREPLICAS", "READONLY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "BUSY ")
-_HINTS = {
-    "OOM": "raise its maxmemory, or let finished intents be removed sooner; workers go on settling meanwhile",
-    "MISCONF": "it cannot write to its disk",
-    "NOREPLICAS": "too few of its replicas are connected",
-    "READONLY": "this is a replica: connect to the primary",
-    "LOADING": "it is still reading its data from disk",
-}
 _HOLD = 0.05
 _LOADS = 10  # times that a script is loaded for one batch before its NOSCRIPT is believed
 
@@ -66,7 +59,7 @@ class _Command:
         future = self.futures[0]
         if not future.done():
             if isinstance(reply, hiredis.ReplyError):
-                future.set_exception(_refusal(reply))
+                future.set_exception(refusal(reply))
             else:
                 future.set_result(reply)
 
@@ -96,23 +89,14 @@ class _Batch(_Command):
 
     def answer(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
-            self.fail(_refusal(reply))
+            self.fail(refusal(reply))
             return
         for future, item in zip(self.futures, reply, strict=True):
             if not future.done():
                 if isinstance(item, hiredis.ReplyError):
-                    future.set_exception(_refusal(item))
+                    future.set_exception(refusal(item))
                 else:
                     future.set_result(item)
-
-
-def _refusal(reply: Exception) -> StoreError:
-    text = str(reply)
-    if text.startswith(_PATIENCE):
-        return StoreUnavailable(f"Redis holds commands back: {text}", hint=_HINTS.get(text.split(" ", 1)[0], ""))
-    if text.startswith("NOSCRIPT"):
-        return StoreError(f"Redis refused a command: {text}", hint="its user must be allowed to run SCRIPT LOAD")
-    return StoreError(f"Redis refused a command: {text}")
 
 
 class Multiplexer:
@@ -286,7 +270,7 @@ class Multiplexer:
                 self._again(call)
                 return
             # a greeting has no bytes to send again: a script it did not load is loaded when it is missed
-            if text.startswith(_PATIENCE) and call.packed and self._patient(call):
+            if text.startswith(PATIENCE) and call.packed and self._patient(call):
                 emit("store.held", reason=text.split(" ", 1)[0])
                 later(self._loop, _HOLD * (0.5 + random.random()), self._again, call)
                 return

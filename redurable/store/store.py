@@ -93,6 +93,8 @@ class Store:
                 code="NAMESPACE_TOO_NEW",
                 hint="upgrade redurable, or choose another --namespace",
             )
+        # a user without rights to channels would have every script end half way, when it tells its news
+        await self.mux.command("PUBLISH", f"{self.namespace}:r:", "")
         self.keys = [Keys(self.namespace, p) for p in range(int(found[1]))]
 
     async def close(self) -> None:

@@ -124,6 +124,26 @@ class TestPasswords:
         assert error.code in ("AUTH_FAILED", "STORE_ERROR")
         assert "permission" in str(error)
 
+    async def test_a_user_without_channels_is_told_before_anything_is_written(self, locked: PrivateServer) -> None:
+        with plain(locked, password="p@ss/word") as client:
+            client.execute_command("ACL", "SETUSER", "mute", "on", ">secret", "~*", "resetchannels", "+@all")
+        error = await refusal(f"redis://mute:secret@127.0.0.1:{locked.port}/0")
+        assert error.code == "AUTH_FAILED"
+        assert "channel" in error.message
+        assert "&rd:*" in error.hint
+
+    async def test_the_rights_that_the_hint_names_are_enough(self, locked: PrivateServer) -> None:
+        with plain(locked, password="p@ss/word") as client:
+            words = ["ACL", "SETUSER", "just", "on", ">secret", "~rd:*", "&rd:*", "+@all", "-@admin"]
+            client.execute_command(*words)
+            client.flushall()
+        async with opened(f"redis://just:secret@127.0.0.1:{locked.port}/0", "rd") as store:
+            world = World(store)
+            await world.bring("IN_PROGRESS", reply="c1")
+            await store.watch(world.id)
+            assert await world.call("settle", channels="rd:r:") == "OK"
+            assert await world.keeper.dismiss("w1") is True
+
     async def test_a_thread_of_its_own_gets_in_the_same_way(self, locked: PrivateServer) -> None:
         for url in (f"redis://ann:secret@127.0.0.1:{locked.port}/0", f"unix://ann:secret@{locked.socket}"):
             with Topology(parse_url(url)).blocking_client(2.0) as client:
