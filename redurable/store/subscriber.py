@@ -14,6 +14,7 @@ from typing import Any
 
 from redurable.errors import StoreError
 from redurable.store.link import Link, pack
+from redurable.store.refusals import refusal
 from redurable.store.topology import Topology
 from redurable.tasks import background, later
 
@@ -52,7 +53,7 @@ class Subscriber:
         await self._open()
 
     async def subscribe(self, channel: str) -> None:
-        """Return once messages of *channel* arrive."""
+        """Return once messages of *channel* arrive; StoreError if the server refuses."""
         confirmed = self._channels.get(channel)
         if confirmed is None:
             confirmed = self._channels[channel] = self._loop.create_future()
@@ -119,6 +120,12 @@ class Subscriber:
 
     def _on_reply(self, reply: Any) -> None:
         self._heard = True
+        if isinstance(reply, Exception):  # which channel it belongs to is not said; a user may have all of ours or none
+            for waiting in self._channels.values():
+                if not waiting.done():
+                    waiting.set_exception(refusal(reply))
+                    waiting.exception()  # perhaps nobody waits any more
+            return
         if not isinstance(reply, list) or len(reply) != 3:
             return
         kind, channel, data = reply

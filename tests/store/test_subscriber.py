@@ -1,0 +1,150 @@
+"""Pub/sub of one process: messages, and being told when some may have been missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from redurable.config import parse_url
+from redurable.errors import StoreUnavailable
+from redurable.store import subscriber as module
+from redurable.store.server import PrivateServer
+from redurable.store.subscriber import Subscriber
+from redurable.store.topology import Topology
+from tests.store.conftest import plain
+from tests.support.proxy import Proxy
+
+pytestmark = pytest.mark.anyio
+
+
+class Ear:
+    """A subscriber behind a proxy, and what it heard."""
+
+    def __init__(self, url: str) -> None:
+        self.messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        self.subscribed: asyncio.Queue[bool] = asyncio.Queue()
+        topology = Topology(parse_url(url))
+        self.sub = Subscriber(topology, lambda *m: self.messages.put_nowait(m), self.subscribed.put_nowait)
+
+    async def hear(self) -> tuple[str, bytes]:
+        return await asyncio.wait_for(self.messages.get(), 5)
+
+    async def told(self) -> bool:
+        return await asyncio.wait_for(self.subscribed.get(), 5)
+
+
+@pytest.fixture
+async def proxy(real: PrivateServer) -> AsyncIterator[Proxy]:
+    async with Proxy(real.port or 0) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def ear(proxy: Proxy) -> AsyncIterator[Ear]:
+    ear = Ear(proxy.url)
+    await ear.sub.start()
+    assert await ear.told() is False
+    yield ear
+    await ear.sub.close()
+
+
+def publish(real: PrivateServer, *pairs: tuple[str, Any]) -> list[int]:
+    with plain(real) as client:
+        return [client.publish(channel, data) for channel, data in pairs]
+
+
+async def test_messages_of_its_channels_arrive_in_order(ear: Ear, real: PrivateServer, space: str) -> None:
+    await asyncio.wait_for(ear.sub.subscribe(f"{space}:a"), 5)
+    await asyncio.wait_for(ear.sub.subscribe(f"{space}:a"), 5)
+    publish(real, (f"{space}:a", b"1"), (f"{space}:b", b"not mine"), (f"{space}:a", b"\x00\xff"))
+    assert [await ear.hear(), await ear.hear()] == [(f"{space}:a", b"1"), (f"{space}:a", b"\x00\xff")]
+    assert ear.messages.empty()
+
+
+async def test_after_unsubscribing_nothing_comes(ear: Ear, real: PrivateServer, space: str) -> None:
+    await asyncio.wait_for(ear.sub.subscribe(f"{space}:a"), 5)
+    ear.sub.unsubscribe(f"{space}:a")
+    ear.sub.unsubscribe(f"{space}:a")
+    await asyncio.wait_for(ear.sub.subscribe(f"{space}:b"), 5)
+    assert publish(real, (f"{space}:a", b"1"), (f"{space}:b", b"2")) == [0, 1]
+    assert await ear.hear() == (f"{space}:b", b"2")
+
+
+async def test_a_cut_line_is_made_again_and_told_once_all_channels_are_back(
+    ear: Ear, proxy: Proxy, real: PrivateServer, space: str
+) -> None:
+    channels = [f"{space}:{n}" for n in range(20)]
+    await asyncio.gather(*(asyncio.wait_for(ear.sub.subscribe(channel), 5) for channel in channels))
+    for _ in range(3):
+        proxy.cut()
+        assert await ear.told() is True
+        assert publish(real, *[(channel, b"x") for channel in channels]) == [1] * 20
+        assert [await ear.hear() for _ in channels] == [(channel, b"x") for channel in channels]
+
+
+async def test_a_channel_asked_for_while_the_line_is_away_is_subscribed_later(
+    ear: Ear, proxy: Proxy, real: PrivateServer, space: str
+) -> None:
+    proxy.accepting = False
+    proxy.cut()
+    asking = asyncio.create_task(ear.sub.subscribe(f"{space}:a"))
+    await asyncio.sleep(0.03)
+    assert not asking.done()
+    proxy.accepting = True
+    await asyncio.wait_for(asking, 5)
+    assert await ear.told() is True
+    assert publish(real, (f"{space}:a", b"1")) == [1]
+
+
+async def test_a_half_open_line_is_noticed_by_its_silence(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, space: str
+) -> None:
+    monkeypatch.setattr(module, "_PING", 0.05)
+    ear = Ear(proxy.url)
+    await ear.sub.start()
+    await asyncio.wait_for(ear.sub.subscribe(f"{space}:a"), 5)
+    await ear.told()
+    await asyncio.sleep(0.3)
+    assert proxy.connections == 1, "answered pings keep it"
+    proxy.freeze()
+    await asyncio.sleep(0.2)
+    proxy.thaw()
+    assert await ear.told() is True
+    assert proxy.connections == 2
+    await ear.sub.close()
+
+
+async def test_a_user_without_channels_is_told_and_does_not_hang(binary: str, space: str) -> None:
+    with PrivateServer(port=0, appendfsync="no", binary=binary) as own:
+        with plain(own) as client:
+            client.execute_command("ACL", "SETUSER", "mute", "on", ">pw", "~*", "resetchannels", "+@all")
+        ear = Ear(f"redis://mute:pw@127.0.0.1:{own.port}/0")
+        await ear.sub.start()
+        with pytest.raises(StoreUnavailable) as caught:
+            await asyncio.wait_for(ear.sub.subscribe(f"{space}:a"), 5)
+        assert caught.value.code == "AUTH_FAILED"
+        await ear.sub.close()
+
+
+async def test_close_ends_who_waits(proxy: Proxy, space: str) -> None:
+    ear = Ear(proxy.url)
+    await ear.sub.start()
+    proxy.freeze()
+    asking = asyncio.create_task(ear.sub.subscribe(f"{space}:a"))
+    await asyncio.sleep(0.02)
+    await ear.sub.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asking, 5)
+
+
+async def test_nobody_there_is_told(proxy: Proxy) -> None:
+    proxy.accepting = False
+    ear = Ear(proxy.url)
+    with pytest.raises(StoreUnavailable):
+        await ear.sub.start()
+    proxy.accepting = True
+    await ear.sub.start()
+    await ear.sub.close()
