@@ -119,8 +119,6 @@ class Client:
                 self._connected = _Connected(store)
             return self._connected
 
-    # --- producers --------------------------------------------------------------------------------------------------
-
     @overload
     async def send(
         self, to: Callable[..., Coroutine[Any, Any, R]], payload: Any = None, **options: Unpack[SendOptions]
@@ -326,8 +324,6 @@ class Client:
             raise IntentFailed(intent, outcome.status.value, outcome.error)
         return typed(Any if of is None else of).decode(outcome.result, f"the result of {intent}")
 
-    # --- looking ----------------------------------------------------------------------------------------------------
-
     async def get(self, intent: str) -> IntentInfo:
         """Return what is known of *intent* now; NotFound if there is none."""
         return await inspection.info((await self._open()).store, intent)
@@ -377,8 +373,6 @@ class Client:
     async def workers(self) -> builtins.list[inspection.WorkerInfo]:
         """Return the registered worker processes and whether each lives."""
         return await inspection.workers((await self._open()).store)
-
-    # --- operating --------------------------------------------------------------------------------------------------
 
     async def cancel(self, intent: str, note: str = "") -> str:
         """

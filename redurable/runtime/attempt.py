@@ -230,10 +230,11 @@ class Attempt:
             return await self._retry_or_fail(signal)
         if signal is not None:
             return await self._release()
-        if conductor.canceled and conductor.canceling is not None:
-            status = conductor.canceling.status
+        cancel = conductor.cancellation.entry
+        if conductor.cancellation.delivered and cancel is not None:
+            status = cancel.status
             code = "CANCELED" if status is Status.CANCELED else "DEADLINE"
-            info = ErrorInfo(type=f"redurable.{code}", message=conductor.canceling.note or code.lower(), code=code)
+            info = ErrorInfo(type=f"redurable.{code}", message=cancel.note or code.lower(), code=code)
             return await self._compensate(status, info)
         if error is not None:
             return await self._retry_or_fail(error)

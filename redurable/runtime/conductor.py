@@ -21,7 +21,8 @@ from redurable.errors import JournalMismatchError, Suspended
 from redurable.events import emit
 from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity
 from redurable.journal.rest import QUIET_TURNS, where
-from redurable.model import CancelRequested, Compensating, Entry, StepTried, TimerSet
+from redurable.model import Compensating, Entry, StepTried, TimerSet
+from redurable.runtime.cancellation import Cancellation
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope
 from redurable.tasks import later, soon
@@ -54,15 +55,13 @@ class Conductor:
         self.quiet_turns = QUIET_TURNS
         self.signal: BaseException | None = None
         self.ending: Compensating | None = None
-        self.canceling: CancelRequested | None = None
-        self.canceled = False  # the cancel has been delivered
+        self.cancellation = Cancellation(self._cancel)
         self.over = False
         self.on_unwound: Callable[[], None] | None = None
         self.scopes: set[Scope] = {main}
         self._loop = asyncio.get_running_loop()
         self._on_park = on_park
         self._futures: set[asyncio.Future[None]] = set()
-        self._finishing: set[Identity] | None = None
         self._bodies: set[Call] = set()
         self._pumping = False
         self._quiet = 0
@@ -70,8 +69,6 @@ class Conductor:
         self._pause = _LOOK
         self._held_since: float | None = None
         self._fast_call: Call | None = None
-
-    # --- what calls use -----------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Start with the loaded journal."""
@@ -92,7 +89,7 @@ class Conductor:
             not self.branched
             and not self.draining
             and self.signal is None
-            and self.canceling is None
+            and self.cancellation.entry is None
             and not self._futures
             and self.cursor.exhausted
         )
@@ -178,7 +175,7 @@ class Conductor:
         self._bodies.discard(call)
         if INSIDE not in call.identity[0]:
             scope.abandoned.append(call.identity)
-        self._finished(call)
+        self.cancellation.ended(call.identity)
 
     def started(self, call: Call) -> None:
         """A body runs for *call*."""
@@ -206,14 +203,12 @@ class Conductor:
                 call.tries = entry.tries
             call.due = entry.due
             call.state = ASKED
-            self._finished(call)
+            self.cancellation.ended(call.identity)
         elif inside:
             call.state = DONE
         if self.draining:
             self._unwind_when_idle()
         self.check()
-
-    # --- what the world does to it --------------------------------------------------------------------------------
 
     def adopt(self, scope: Scope) -> None:
         """A child task was started in the handler."""
@@ -303,14 +298,14 @@ class Conductor:
         if kind == "noted":
             call = self._call_of(what)
             if call is not None:
-                self._finished(call)
+                self.cancellation.ended(call.identity)
             return True
         self._held_since = self._held_since if kind == "held" else None
         if kind == "ready":
             self._deliver(what)
             return self.branched
         if kind == "cancel":
-            self._begin_cancel(what)
+            self.cancellation.reached(what, self._in_flight())
             return True
         if kind == "ending":
             self.ending = what
@@ -330,7 +325,7 @@ class Conductor:
         self._bodies.discard(call)
         if call.future is not None and not call.future.done():
             call.future.set_result(None)
-        self._finished(call)
+        self.cancellation.ended(call.identity)
 
     def _hold(self, entry: Any) -> None:
         """The next entry's call has not been asked for: something foreign must happen first, or the code differs."""
@@ -352,7 +347,7 @@ class Conductor:
 
     def _at_end(self) -> bool:
         """The journal is applied to its end: what was asked for may start; else wait for the clock, or park."""
-        if self._finishing:
+        if self.cancellation.holds:
             return False
         now = now_ms()
         due: list[tuple[int, Call]] = []
@@ -390,27 +385,13 @@ class Conductor:
         ours = (scope for scope in self.scopes if scope.durable or scope is self.main)
         return all(scope.waits_durably(self._futures) and not scope.armed(clock) for scope in ours)
 
-    # --- cancel ----------------------------------------------------------------------------------------------------
-
-    def _begin_cancel(self, entry: CancelRequested) -> None:
-        self.canceling = entry
+    def _in_flight(self) -> set[Identity]:
         running = {c.identity for c in self._bodies if c.finish and INSIDE not in c.identity[0]}
-        recorded = {c.identity for c in self.cursor.calls if c.finish and self.cursor.has_entry(c.identity)}
-        self._finishing = running | recorded
-        if not self._finishing:
-            self._deliver_cancel()
+        return running | {c.identity for c in self.cursor.calls if c.finish and self.cursor.has_entry(c.identity)}
 
-    def _finished(self, call: Call) -> None:
-        if self._finishing is not None:
-            self._finishing.discard(call.identity)
-            if not self._finishing:
-                self._deliver_cancel()
-
-    def _deliver_cancel(self) -> None:
-        self._finishing = None
-        if self.canceled or self.over:
+    def _cancel(self) -> None:
+        if self.over:
             return
-        self.canceled = True
         if self.main.task is not None and self.main.thread is None:
             self.main.task.cancel()
         else:

@@ -64,7 +64,7 @@ def failed(spec: StepSpec, scope: Scope, call: Call, error: BaseException) -> St
     place, name, n = call.identity
     tries, now = call.tries + 1, now_ms()
     delay = None
-    if scope.attempt.conductor.canceling is None and not isinstance(error, _HOPELESS):
+    if scope.attempt.conductor.cancellation.entry is None and not isinstance(error, _HOPELESS):
         delay = spec.retry.delay(tries, error)
     info = ErrorInfo.of(error)
     emit("step.failed", intent=scope.attempt.lease.id, step=name, n=n, tries=tries, retry_in=delay, error=error)
