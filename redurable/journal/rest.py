@@ -67,11 +67,22 @@ def waits_durably(task: asyncio.Task[Any], ours: set[Any]) -> bool:
         return False
     if waiter in ours or isinstance(waiter, asyncio.Task | _Gathering):
         return True
+    if _is_shield(waiter):
+        return True
     _, code, _ = _innermost(task)
     if code is None:
         return False
     package = "anyio" if "anyio" in code.co_filename else "asyncio" if "asyncio" in code.co_filename else ""
     return (package, code.co_qualname) in _COMBINATORS
+
+
+def _is_shield(waiter: Any) -> bool:
+    """Whether *waiter* is what `asyncio.shield` returned for a task: only its callback tells."""
+    for callback, _ in getattr(waiter, "_callbacks", None) or ():
+        if getattr(callback, "__qualname__", "") == "shield.<locals>._outer_done_callback":
+            cells = callback.__closure__ or ()
+            return any(isinstance(cell.cell_contents, asyncio.Task) for cell in cells)
+    return False
 
 
 def where(task: asyncio.Task[Any]) -> str:

@@ -1,0 +1,255 @@
+"""Cancel and deadline: met at their place, after the steps in flight, and never overruled by the handler."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from redurable import Status, TerminalError, compensate, sleep, step
+from redurable.model import CancelRequested, Compensating, StepDone
+from tests.runtime.world import World, again
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_intent_that_never_ran_is_canceled_at_once(w: World) -> None:
+    intent = await w.send()
+    assert await w.client.cancel(intent) == "CANCELED"
+    failure = await w.failure(intent)
+    assert failure.status == "CANCELED"
+
+
+async def test_a_cancel_is_met_after_the_steps_in_flight_have_been_recorded(w: World) -> None:
+    met: list[str] = []
+    in_step, go_on = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def work(what: str) -> str:
+        in_step.set()
+        await go_on.wait()
+        met.append(f"{what} finished")
+        return what
+
+    async def main(payload: None) -> None:
+        try:
+            await asyncio.gather(work("a"), work("b"))
+            await work("c")
+        except asyncio.CancelledError:
+            met.append("cancelled")
+            raise
+
+    await w.serve(main)
+    intent = await w.send()
+    await in_step.wait()
+    assert await w.client.cancel(intent) == "REQUESTED"
+    await asyncio.sleep(0.1)
+    assert met == []
+    assert (await w.get(intent)).canceling
+    go_on.set()
+    assert (await w.failure(intent)).status == "CANCELED"
+    assert met == ["a finished", "b finished", "cancelled"]
+    assert len(await w.entries(intent, StepDone)) == 2
+
+
+async def test_a_step_that_may_be_interrupted_is(w: World) -> None:
+    met: list[str] = []
+    in_step = asyncio.Event()
+
+    @step(on_cancel="interrupt")
+    async def think() -> None:
+        in_step.set()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            met.append("interrupted")
+            raise
+
+    async def main(payload: None) -> None:
+        await think()
+
+    await w.serve(main)
+    intent = await w.send()
+    await in_step.wait()
+    await w.client.cancel(intent)
+    assert (await w.failure(intent)).status == "CANCELED"
+    assert met == ["interrupted"]
+
+
+async def test_a_waiting_intent_is_woken_by_a_cancel(w: World) -> None:
+    met: list[str] = []
+
+    async def main(payload: None) -> None:
+        try:
+            await sleep(3600)
+        except asyncio.CancelledError:
+            met.append("cancelled")
+            raise
+
+    await w.serve(main)
+    intent = await w.send()
+    await w.until(intent, Status.WAITING)
+    assert await w.client.cancel(intent) == "REQUESTED"
+    assert (await w.failure(intent)).status == "CANCELED"
+    assert met == ["cancelled"] or met[-1:] == ["cancelled"]
+
+
+async def test_cleaning_up_after_a_cancel_may_use_steps_and_replays(w: World) -> None:
+    ran: list[str] = []
+    in_step, go_on = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def work() -> None:
+        in_step.set()
+        await go_on.wait()
+
+    @step
+    async def tidy(what: str) -> None:
+        ran.append(what)
+        if what == "second" and ran.count("second") == 1:
+            await w.lose(intent)
+
+    async def main(payload: None) -> None:
+        try:
+            await work()
+            await sleep(100)
+        finally:
+            await tidy("first")
+            await tidy("second")
+
+    intent = await w.send()
+    await w.serve(main)
+    await in_step.wait()
+    await w.client.cancel(intent)
+    go_on.set()
+    assert (await w.failure(intent)).status == "CANCELED"
+    assert ran == ["first", "second", "second"]
+
+
+async def test_a_cancel_is_replayed_at_its_place(w: World) -> None:
+    met: list[list[str]] = []
+    in_step, go_on = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def work(what: str) -> str:
+        if what == "b":
+            in_step.set()
+            await go_on.wait()
+        return what
+
+    async def main(payload: None) -> None:
+        seen: list[str] = []
+        met.append(seen)
+        try:
+            for what in "abcd":
+                seen.append(await work(what))
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            await work("x")
+            again(2)
+            raise
+
+    await w.serve(main)
+    intent = await w.send()
+    await in_step.wait()
+    await w.client.cancel(intent)
+    go_on.set()
+    assert (await w.failure(intent)).status == "CANCELED"
+    assert all(seen == met[0] for seen in met), met
+    assert met[0][-1] == "cancelled"
+
+
+async def test_settled_first_wins_over_a_cancel(w: World) -> None:
+    async def main(payload: None) -> int:
+        return 1
+
+    await w.serve(main)
+    intent = await w.send()
+    assert await w.result(intent) == 1
+    assert await w.client.cancel(intent) == "COMPLETED"
+
+
+async def test_a_cancel_goes_down_into_branches(w: World) -> None:
+    met: list[str] = []
+
+    @step
+    async def begin() -> None: ...
+
+    async def branch(name: str) -> None:
+        try:
+            await begin()
+            await sleep(100)
+        except asyncio.CancelledError:
+            met.append(name)
+            raise
+
+    async def main(payload: None) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(branch("a"))
+            group.create_task(branch("b"))
+
+    await w.serve(main)
+    intent = await w.send()
+    await w.until(intent, Status.WAITING)
+    met.clear()
+    await w.client.cancel(intent)
+    assert (await w.failure(intent)).status == "CANCELED"
+    assert sorted(met) == ["a", "b"]
+
+
+async def test_a_deadline_ends_what_is_queued(w: World) -> None:
+    async def main(payload: None) -> None: ...
+
+    async def other(payload: None) -> None: ...
+
+    await w.serve(other, type="other")  # somebody has to keep the timers
+    intent = await w.client.send("elsewhere", None, deadline=0.2)
+    failure = await w.failure(intent)
+    assert (failure.status, failure.code) == ("TIMED_OUT", "DEADLINE")
+
+
+async def test_a_deadline_ends_what_runs_and_its_work_is_undone(w: World) -> None:
+    ran: list[str] = []
+
+    @step
+    async def book() -> None:
+        ran.append("book")
+
+    async def cancel_booking() -> None:
+        ran.append("cancel booking")
+
+    async def main(payload: None) -> None:
+        await book()
+        compensate(cancel_booking)
+        await sleep(50)
+
+    await w.serve(main)
+    intent = await w.send(deadline=0.5)
+    failure = await w.failure(intent)
+    assert (failure.status, failure.code) == ("TIMED_OUT", "DEADLINE")
+    assert ran == ["book", "cancel booking"]
+    assert [e.status for e in await w.entries(intent, CancelRequested)] == [Status.TIMED_OUT]
+    assert [e.status for e in await w.entries(intent, Compensating)] == [Status.TIMED_OUT]
+
+
+async def test_an_error_raised_while_being_cancelled_does_not_turn_it_into_a_failure(w: World) -> None:
+    in_step, go_on = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def work() -> None:
+        in_step.set()
+        await go_on.wait()
+
+    async def main(payload: None) -> None:
+        try:
+            await work()
+            await work()
+        except asyncio.CancelledError:
+            raise TerminalError("confused") from None
+
+    await w.serve(main)
+    intent = await w.send()
+    await in_step.wait()
+    await w.client.cancel(intent)
+    go_on.set()
+    assert (await w.failure(intent)).status == "CANCELED"
