@@ -21,7 +21,7 @@ from redurable.errors import JournalMismatchError, Suspended
 from redurable.events import emit
 from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity
 from redurable.journal.rest import QUIET_TURNS, where
-from redurable.model import Compensating, Entry, StepTried, TimerSet
+from redurable.model import Compensating, StepTried, TimerSet
 from redurable.runtime.cancellation import Cancellation
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope
@@ -296,9 +296,8 @@ class Conductor:
         """Let one thing take effect; whether to look again."""
         kind, what = self.cursor.advance()
         if kind == "noted":
-            call = self._call_of(what)
-            if call is not None:
-                self.cancellation.ended(call.identity)
+            if isinstance(what, StepTried):
+                self.cancellation.ended((what.scope, what.name, what.n))
             return True
         self._held_since = self._held_since if kind == "held" else None
         if kind == "ready":
@@ -315,11 +314,6 @@ class Conductor:
             self._hold(what)
             return False
         return self._at_end()
-
-    def _call_of(self, entry: Entry | None) -> Call | None:
-        if isinstance(entry, StepTried):
-            return next((c for c in self.cursor.calls if c.identity == (entry.scope, entry.name, entry.n)), None)
-        return None
 
     def _deliver(self, call: Call) -> None:
         self._bodies.discard(call)
