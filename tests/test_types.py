@@ -88,7 +88,6 @@ def test_what_users_may_write_is_accepted(checker: Callable[[], Errors]) -> None
 
 
 @each_checker
-@pytest.mark.xfail(reason="`send` does not yet bear the type of its handler's result")
 def test_what_is_sent_to_a_handler_has_its_results_type(checker: Callable[[], Errors]) -> None:
     wrong = told(checker(), CASES / "send.py")
     assert not wrong, "\n".join(wrong)
