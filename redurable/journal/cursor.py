@@ -228,11 +228,26 @@ class Cursor:
         if entry is not None and not isinstance(entry, Claimed):
             self.last_at = max(self.last_at, entry.at)
 
+    def ending_ahead(self) -> Compensating | None:
+        """The handler is over: go to where its undo work begins, if an earlier attempt had come so far."""
+        for seq in range(self.applied, len(self._entries)):
+            entry = self._entries[seq]
+            if isinstance(entry, Compensating):
+                self.applied = seq
+                self._take(entry)
+                return entry
+        return None
+
     def startable(self) -> list[Call]:
         """Return the calls that may start now: asked, without an entry, the journal applied to its end."""
         if not self.exhausted:
             return []
         return [c for c in self._waiting.values() if c.state == ASKED and c.identity not in self.abandoned]
+
+    def unended(self, timed: bool) -> bool:
+        """Whether a call waits that was given up in the past; a *timed* one may have been, if it has no entry."""
+        calls = [c.identity for c in self._waiting.values()]
+        return any(i in self.abandoned or (timed and not self.has_entry(i)) for i in calls)
 
     def has_entry(self, identity: Identity) -> bool:
         """Whether an entry that ends or continues the call lies ahead."""

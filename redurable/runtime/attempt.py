@@ -50,7 +50,7 @@ from redurable.runtime.handlers import HandlerSpec, Resources
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.spec import StepSpec
-from redurable.runtime.steps import perform
+from redurable.runtime.steps import perform, step_spec
 from redurable.store.lease import Lease
 from redurable.store.store import KEEP_COMPLETED_MS, KEEP_OTHER_MS, pack_outcome
 from redurable.tasks import background
@@ -172,7 +172,7 @@ class Attempt:
             if self.spec.depends:
                 arguments |= await self._resources.provide(self.spec)
         except Exception as error:  # a payload that does not fit, or a dependency that could not be made
-            if isinstance(error, SerialisationError | msgspec.DecodeError):
+            if isinstance(error, SerialisationError):
                 return await self._settle(Status.FAILED, error=ErrorInfo.of(error))
             self._cursor.load(decode_entry(raw) for raw in lease.entries)
             return await self._retry_or_fail(error)
@@ -199,13 +199,16 @@ class Attempt:
 
     async def _lead(self, arguments: dict[str, Any]) -> Any:
         spec = self.spec
-        if not spec.is_async:
-            return await in_thread(self.main, spec.function, (), arguments)
-        self.main.task = self.task
-        if spec.attempt_timeout is None:
-            return await spec.function(**arguments)
+        if spec.is_async:
+            self.main.task = self.task
+            if spec.attempt_timeout is None:
+                return await spec.function(**arguments)
         async with asyncio.timeout(spec.attempt_timeout):
-            return await spec.function(**arguments)
+            self.main.timers.clear()  # this one does not keep the handler from parking: a park ends the attempt
+            if spec.is_async:
+                return await spec.function(**arguments)
+            # a thread cannot be stopped: it goes on until its next durable call, which raises
+            return await in_thread(self.main, spec.function, (), arguments)
 
     def _calm(self) -> None:
         """Forget cancellations that were meant for the handler."""
@@ -230,6 +233,10 @@ class Attempt:
             return await self._retry_or_fail(signal)
         if signal is not None:
             return await self._release()
+        conductor.ending = self._cursor.ending_ahead()
+        if conductor.ending is not None:
+            # an earlier attempt had begun to undo: whatever this one ended with
+            return await self._compensate(conductor.ending.status, conductor.ending.error)
         cancel = conductor.cancellation.entry
         if conductor.cancellation.delivered and cancel is not None:
             status = cancel.status
@@ -292,11 +299,12 @@ class Attempt:
             scope = Scope(self, "compensate")
             scope.task = None
             self.conductor = Conductor(scope, self._cursor, self.recorder, self._park_soon)
+            self.conductor.undoing = True
             self.conductor.begin()
-            scope_var.set(scope)
             scope.task = asyncio.current_task()
             try:
                 async with asyncio.timeout(COMPENSATE_FOR):
+                    scope_var.set(scope)
                     await self._undo(scope)
             except TimeoutError:
                 emit("compensation.timed_out", intent=self.lease.id)
@@ -317,7 +325,7 @@ class Attempt:
 
     async def _undo(self, scope: Scope) -> None:
         for function, args, kwargs in reversed(self.compensations):
-            spec = StepSpec(getattr(function, "__wrapped__", function), name=getattr(function, "__name__", None))
+            spec = step_spec(function) or StepSpec(function, name=getattr(function, "__name__", None))
             try:
                 await perform(scope, spec, spec.number(scope, args, kwargs), args, kwargs)
             except StepFailed as failure:

@@ -57,6 +57,7 @@ class Conductor:
         self.ending: Compensating | None = None
         self.cancellation = Cancellation(self._cancel)
         self.over = False
+        self.undoing = False  # undo work runs: a cancel changes nothing any more
         self.on_unwound: Callable[[], None] | None = None
         self.scopes: set[Scope] = {main}
         self._loop = asyncio.get_running_loop()
@@ -304,7 +305,8 @@ class Conductor:
             self._deliver(what)
             return self.branched
         if kind == "cancel":
-            self.cancellation.reached(what, self._in_flight())
+            if not self.undoing:
+                self.cancellation.reached(what, self._in_flight())
             return True
         if kind == "ending":
             self.ending = what
@@ -325,8 +327,8 @@ class Conductor:
         """The next entry's call has not been asked for: something foreign must happen first, or the code differs."""
         foreign = [s for s in self.scopes if not s.waits_durably(self._futures)] if self.branched else []
         # a call that was given up before waits until the handler gives it up again, by a timer of the process
-        given_up = any(c.identity in self.cursor.abandoned for c in self.cursor.calls)
-        if not foreign and not given_up:
+        timed = any(s.armed(self._loop.time()) for s in self.scopes)
+        if not foreign and not self.cursor.unended(timed):
             if not self._futures and not self.branched:
                 return  # nothing is asked yet
             self.unwind(self.cursor.mismatch(entry))

@@ -118,7 +118,10 @@ class HandlerSpec:
         if self._single is not None:
             single = self._arguments[self._single]
             return {self._single: single.decode(payload, what)}
-        fields = msgspec.msgpack.decode(payload, type=dict[str, msgspec.Raw] | None) or {}
+        try:
+            fields = msgspec.msgpack.decode(payload, type=dict[str, msgspec.Raw] | None) or {}
+        except msgspec.DecodeError as error:
+            raise SerialisationError(f"{what} is not an object of fields: {error}", code="TYPE_MISMATCH") from error
         parameters = inspect.signature(inspect.unwrap(self.function)).parameters
         missing = [n for n in self._arguments if n not in fields and parameters[n].default is inspect.Parameter.empty]
         extra = [n for n in fields if n not in self._arguments]
@@ -131,12 +134,7 @@ class HandlerSpec:
 
     def check(self, payload: bytes) -> None:
         """Refuse a payload that `bind` would refuse."""
-        try:
-            self.bind(payload)
-        except msgspec.DecodeError as error:
-            raise SerialisationError(
-                f"the payload of {self.name} is not an object of fields: {error}", code="TYPE_MISMATCH"
-            ) from error
+        self.bind(payload)
 
     @property
     def depends(self) -> dict[str, Depends]:

@@ -16,6 +16,7 @@ import threading
 import typing
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -30,7 +31,7 @@ from redurable.runtime.bodies import in_process, in_thread, on_loop
 from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.spec import OnCancel, RunIn, StepSpec
 
-__all__ = ["perform", "perform_sync", "step"]
+__all__ = ["perform", "perform_sync", "step", "step_spec"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -176,6 +177,17 @@ async def _short_failed(scope: Scope, spec: StepSpec, n: int | str, error: Excep
     return await _persist(scope, spec, call, args, kwargs)
 
 
+_specs: WeakKeyDictionary[Any, StepSpec] = WeakKeyDictionary()
+
+
+def step_spec(function: Any) -> StepSpec | None:
+    """Return the spec of a function that `step` decorated, None of any other."""
+    try:
+        return _specs.get(function)
+    except TypeError:  # neither hashable nor a step
+        return None
+
+
 def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     name, code = spec.name, spec.code
     plain = spec.timeout is None and spec.identify is None and spec.on_cancel == "finish"
@@ -229,6 +241,7 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
             await closed(scope, call, StepDone(scope.path, name, n, now_ms(), code, msgspec.Raw(data)))
         return concluded(spec, scope, call)  # type: ignore[no-any-return]  # typed by the wrapper
 
+    _specs[call_step] = spec
     return call_step
 
 
@@ -238,6 +251,7 @@ class SyncStep(typing.Generic[P, R]):
     def __init__(self, spec: StepSpec, function: Callable[P, R]) -> None:
         functools.update_wrapper(self, function)
         self._spec = spec
+        _specs[self] = spec
         self._function = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
