@@ -84,8 +84,10 @@ class _Consumer:
                         await worker.freed.wait()
                     continue
                 now, given = given[:free], given[free:]
-                if await self._claim(self.streams, self.limits, free, now) == 0 and not now:
-                    given = await self._read(free)
+                taken = await self._claim(self.streams, self.limits, free, now)
+                # fewer than asked for: the streams were empty, there is nothing to ask them for again
+                if taken < free and not given and (places := min(worker.free(), worker.settings.batch)):
+                    given = await self._read(places)
         finally:
             stop.cancel()
             # what was delivered and not claimed is found in our pending list by the others, uncounted
