@@ -8,10 +8,14 @@ process's clock (asyncio.timeout, wait_for, sleep) stays in the process.
 from __future__ import annotations
 
 import asyncio
+import functools
+import sys
+from collections.abc import Iterable, Iterator
 from contextvars import Context, copy_context
 from typing import Any
+from zlib import crc32
 
-from redurable.runtime.scope import scope_var
+from redurable.runtime.scope import Scope, scope_var
 
 __all__ = ["install", "new_event_loop", "task_factory"]
 
@@ -61,6 +65,42 @@ def new_event_loop(uv: bool | None = None) -> asyncio.AbstractEventLoop:
 def install(loop: asyncio.AbstractEventLoop) -> None:
     """Make *loop* name the branches of handlers."""
     loop.set_task_factory(task_factory)
+    asyncio.as_completed = asyncio.tasks.as_completed = _as_completed
+
+
+class Branch(asyncio.Task[Any]):
+    """
+    A task whose place in a set is a matter of its name and not of its address.
+
+    So what `asyncio.wait` returns is walked in the same order on every run, and so is what a group cancels.
+    """
+
+    def __init__(self, coroutine: Any, scope: Scope, **options: Any) -> None:
+        # of the intent too: asyncio keeps one set of all tasks, in which those of one name would collide
+        self._place = crc32(scope.path.encode(), crc32(scope.attempt.lease.id.encode()))
+        super().__init__(coroutine, **options)
+
+    def __hash__(self) -> int:
+        return self._place
+
+
+_their_as_completed = asyncio.as_completed
+
+
+@functools.wraps(_their_as_completed)
+def _as_completed(fs: Iterable[Any], *, timeout: float | None = None) -> Any:
+    # theirs makes the tasks in the order of a set of coroutines: it would name them by chance
+    if scope_var.get() is None or asyncio.isfuture(fs) or asyncio.iscoroutine(fs):
+        return _their_as_completed(fs, timeout=timeout)
+    return _in_order(fs, timeout) if sys.version_info < (3, 13) else _their_as_completed(_started(fs), timeout=timeout)
+
+
+def _in_order(fs: Iterable[Any], timeout: float | None) -> Iterator[Any]:
+    yield from _their_as_completed(_started(fs), timeout=timeout)
+
+
+def _started(fs: Iterable[Any]) -> list[asyncio.Future[Any]]:
+    return [asyncio.ensure_future(f) for f in dict.fromkeys(fs)]
 
 
 def task_factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
@@ -73,7 +113,7 @@ def task_factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
     # a copy: a context that the caller shares between tasks must not share the scope
     context = copy_context() if context is None else context.copy()
     context.run(scope_var.set, child)
-    task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context, **options)
+    task = Branch(coroutine, child, loop=loop, context=context, **options)
     conductor = scope.attempt.conductor
     child.task = task
     conductor.adopt(child)
