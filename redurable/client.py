@@ -209,6 +209,8 @@ class Client:
                 code="USE_DURABLE_SEND",
                 hint="put the call into a step",
             )
+        if type or idempotency_key or labels:
+            _check_texts(type, idempotency_key, labels)
         data = NIL if payload is None else encode(payload, "the payload", self._limit)
         if isinstance(to, str):
             queue = to
@@ -394,3 +396,12 @@ class Client:
 
 
 _LANES: dict[Any, str] = {p: f"q:{p.value}" for p in Priority}
+
+
+def _check_texts(type: Any, key: Any, labels: Any) -> None:
+    pairs = (labels or {}).items() if isinstance(labels, dict | None) else [(labels, labels)]
+    if not all(isinstance(text, str) for text in (type, key or "", *(t for pair in pairs for t in pair))):
+        raise ConfigurationError(
+            "type and idempotency_key are texts, labels a dict of texts",
+            hint='write {"order": "17"}, not {"order": 17}',
+        )

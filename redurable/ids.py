@@ -70,7 +70,7 @@ def partition_of(intent_id: str) -> int:
     Raises:
         NotFound: It is not an intent id of ours.
     """
-    match = _FORM.fullmatch(intent_id)
+    match = _FORM.fullmatch(intent_id) if isinstance(intent_id, str) else None
     if match is not None:
         return int(match[1], 16)
     raise NotFound(

@@ -117,6 +117,9 @@ class ErrorInfo(msgspec.Struct, array_like=True, frozen=True):
         except Exception:
             details = None  # an exception may carry anything; only what can be stored is kept
         text = getattr(error, "message", None)
+        hint = getattr(error, "hint", None)
+        if isinstance(text, str) and isinstance(hint, str) and hint:
+            text = f"{text} ({hint})"
         lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-12)
         return cls(
             type=names[0],
@@ -161,7 +164,7 @@ class _Call(msgspec.Struct, array_like=True):
 
 
 class StepDone(_Call, tag=1):
-    """A step returned. `code` fingerprints its function; `abandoned` names calls its scope gave up before."""
+    """A step returned. `code` fingerprints its function; `abandoned` names calls that were given up before."""
 
     code: bytes
     value: msgspec.Raw
@@ -183,6 +186,7 @@ class StepTried(_Call, tag=3):
     error: ErrorInfo
     tries: int
     due: int
+    abandoned: list[tuple[str, str, int | str]] = []
 
 
 class TimerSet(_Call, tag=4):
@@ -194,6 +198,8 @@ class TimerSet(_Call, tag=4):
 
 class TimerFired(_Call, tag=5):
     """A durable timer took effect."""
+
+    abandoned: list[tuple[str, str, int | str]] = []
 
 
 class Claimed(msgspec.Struct, array_like=True, tag=6):

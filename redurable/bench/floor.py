@@ -11,9 +11,9 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
-from redurable.bench.report import percentile
 from redurable.store.multiplexer import CHUNK, Multiplexer
 
 __all__ = ["Floor"]
@@ -51,16 +51,18 @@ class Floor:
         """Return items/s of the same with as many items a call as the multiplexer would gather."""
         return await self._timed(calls, tasks, CHUNK)
 
-    async def latency(self, calls: int) -> float:
-        """Return the median of *calls* awaited one after another, in seconds."""
+    async def latencies(self, calls: int, rest: Callable[[], float] | None = None) -> list[float]:
+        """Return ms of *calls* awaited one after another, each after *rest()* seconds if given: cold, then."""
         ((head, journal),) = await self._places(1)
         took = []
         for k in range(calls):
+            if rest is not None:
+                await asyncio.sleep(rest())
             begun = time.perf_counter()
             await self._call(head, journal, k)
-            took.append(time.perf_counter() - begun)
+            took.append((time.perf_counter() - begun) * 1e3)
         await self._mux.command("UNLINK", head, journal)
-        return percentile(took, 0.5)
+        return took
 
     def _call(self, head: str, journal: str, k: int) -> asyncio.Future[Any]:
         return self._mux.command("EVALSHA", _SHA, 2, head, journal, _ID, _FENCE, k, _ENTRY)

@@ -14,6 +14,7 @@ from typing import Any
 
 from redurable.bench.bed import Bed, Workers
 from redurable.bench.floor import Floor
+from redurable.bench.report import percentile
 from redurable.client import Client
 
 __all__ = ["QUICK", "Counts", "Drained", "Run", "Sizes", "Stage", "drain"]
@@ -109,9 +110,10 @@ class Run:
         gc.collect()
         return await self.floor.rate(self.sizes.floor)
 
-    async def floor_latency(self) -> float:
-        """Return the floor's awaited call now, in s."""
-        return await self.floor.latency(self.sizes.sequential)
+    async def floor_latency(self) -> tuple[float, float]:
+        """Return p50 and p99 of the floor's awaited call now, in ms."""
+        took = await self.floor.latencies(self.sizes.sequential)
+        return percentile(took, 0.5), percentile(took, 0.99)
 
     async def counts(self, workers: Workers | None = None) -> Counts:
         """Look at the counters."""

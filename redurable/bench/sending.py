@@ -48,13 +48,11 @@ async def sending(run: Run) -> list[Row]:
     return rows
 
 
-async def _rates(
-    run: Run, send: Callable[[Client], Awaitable[int]], *, alone: bool
-) -> tuple[list[float], list[float]]:
+async def _rates(run: Run, send: Callable[[Client], Awaitable[int]], *, alone: bool) -> tuple[list[float], list[float]]:
     rates, floors = [], []
     for _ in range(run.repeat):
         # what is awaited alone stands beside the call that is awaited alone
-        floors.append(1 / await run.floor_latency() if alone else await run.floor_rate())
+        floors.append(1e3 / (await run.floor_latency())[0] if alone else await run.floor_rate())
         async with run.bed.namespace() as namespace, Client(run.bed.url, namespace=namespace) as client:
             await client.send("bench.nobody", PAYLOAD)
             gc.collect()

@@ -28,7 +28,7 @@ async def _floor(run: Run) -> list[Row]:
     """The raw floor: the bare multiplexer with a script of record's commands and bytes."""
     rates = [await run.floor_rate() for _ in range(run.repeat)]
     gathered = [await run.floor.gathered(run.sizes.floor) for _ in range(run.repeat)]
-    alone = [await run.floor_latency() * 1e3 for _ in range(run.repeat)]
+    alone = [(await run.floor_latency())[0] for _ in range(run.repeat)]
     return [
         row("floor: bare calls, by 100 tasks", "/s", rates),
         row("floor: the same, 25 items a call", "/s", gathered, rates),

@@ -123,7 +123,7 @@ def _payload(text: str | None) -> Any:
         return None
     try:
         return json.loads(sys.stdin.read() if text == "-" else text)
-    except json.JSONDecodeError as error:  # its message does not quote the text, which may be secret
+    except (json.JSONDecodeError, RecursionError) as error:  # its message does not quote the text, which may be secret
         raise ConfigurationError(
             f"the payload is not JSON: {error}", code="BAD_ARGUMENT",
             hint="quote it for the shell: redurable send QUEUE '{\"n\": 1}'; a text is '\"text\"'",

@@ -62,7 +62,7 @@ class Cursor:
         self.applied = 0
         self.last_at = 0
         self.abandoned: set[Identity] = set()
-        self.cancels = False
+        self.cancel: CancelRequested | None = None
         self._entries: list[Entry | None] = []
         self._past = 0
         self._order: dict[str, deque[Identity]] = {}
@@ -102,7 +102,7 @@ class Cursor:
         """Take one more entry at the end."""
         self._entries.append(entry)
         if isinstance(entry, CancelRequested):
-            self.cancels = True
+            self.cancel = entry
         if not isinstance(entry, _IDENTIFIED):
             return
         identity = (entry.scope, entry.name, entry.n)

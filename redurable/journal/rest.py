@@ -1,36 +1,41 @@
 """
 When a handler is at rest, and when it waits for nothing but durable things: read from its tasks.
 
-At rest: every task is blocked on a future that is not done (`Task._fut_waiter`, which anyio reads too). A task is
-*durably blocked* when that future is ours, another task, or belongs to one of asyncio's and anyio's combinators,
-told by the innermost frame of its await chain. Every other wait is foreign.
+At rest: every task is blocked on a future that is not done (`Task._fut_waiter`, which anyio reads too). What a blocked
+task waits for is told by that future and by the innermost frame of its await chain:
+- DURABLE: a future of ours, a branch, or a combinator (gather, wait, wait_for, shield, a task group) of such;
+- SHARED: a lock, event, queue or the like. Branches wake each other by these, but so may others of the process;
+- FOREIGN: anything else.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Iterable
 from types import CodeType
 from typing import Any
 
-__all__ = ["QUIET_TURNS", "is_blocked", "waits_durably", "where"]
+from redurable.errors import UsageError
+
+__all__ = ["DURABLE", "FOREIGN", "QUIET_TURNS", "SHARED", "foreign_wait", "is_blocked", "kind_of_wait", "where"]
 
 # combinators pass a result on by callbacks: gather needs one turn more than a plain await, wait_for two
 QUIET_TURNS = 3
+FOREIGN, SHARED, DURABLE = range(3)
 _Gathering: type = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]  # what gather() returns
 
-_COMBINATORS = {
+_GROUPS = {("asyncio", "TaskGroup.__aexit__"), ("anyio", "TaskGroup.__aexit__"), ("anyio", "TaskGroup._wait")}
+_PRIMITIVES = {
     ("asyncio", name)
     for name in (
-        "TaskGroup.__aexit__", "_wait", "wait", "Event.wait", "Lock.acquire", "Condition.wait", "Semaphore.acquire",
-        "Queue.get", "Queue.put", "Queue.join", "Barrier._wait", "Barrier._block", "_AsCompletedIterator._wait_for_one",
-        "as_completed.<locals>._wait_for_one", "wait_for", "TaskGroup._wait", "Runner.run", "timeout",
+        "Event.wait", "Lock.acquire", "Condition.wait", "Semaphore.acquire", "Queue.get", "Queue.put", "Queue.join",
+        "Barrier._wait", "Barrier._block", "_AsCompletedIterator._wait_for_one", "as_completed.<locals>._wait_for_one",
     )
 } | {
     ("anyio", name)
     for name in (
-        "TaskGroup.__aexit__", "TaskGroup._wait", "Event.wait", "Lock.acquire", "Semaphore.acquire",
-        "CapacityLimiter.acquire", "Condition.wait", "MemoryObjectReceiveStream.receive",
-        "MemoryObjectSendStream.send", "checkpoint_if_cancelled",
+        "Event.wait", "Lock.acquire", "Semaphore.acquire", "CapacityLimiter.acquire", "Condition.wait",
+        "MemoryObjectReceiveStream.receive", "MemoryObjectSendStream.send", "checkpoint_if_cancelled",
     )
 }  # fmt: skip
 
@@ -44,48 +49,78 @@ def is_blocked(task: asyncio.Task[Any]) -> bool:
 
 
 def _innermost(task: asyncio.Task[Any]) -> tuple[Any, CodeType | None, int]:
-    """Return (what the innermost frame awaits, its code, its line)."""
+    """Return (the innermost frame, its code, its line)."""
     awaited: Any = task.get_coro()
+    innermost: Any = None
     code: CodeType | None = None
     line = 0
     while awaited is not None:
         for frame_name, next_name in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
             frame = getattr(awaited, frame_name, None)
             if frame is not None:
-                code, line = frame.f_code, frame.f_lineno
+                innermost, code, line = frame, frame.f_code, frame.f_lineno
                 awaited = getattr(awaited, next_name)
                 break
         else:
             break
-    return awaited, code, line
+    return innermost, code, line
 
 
-def waits_durably(task: asyncio.Task[Any], ours: set[Any]) -> bool:
-    """Whether *task* waits for a future in *ours*, for another task, or in a known combinator."""
+def kind_of_wait(task: asyncio.Task[Any], ours: Collection[Any]) -> int:
+    """Tell what the blocked *task* waits for; *ours* are the futures of durable calls, and the branches."""
     waiter = task._fut_waiter  # type: ignore[attr-defined]  # as above
     if waiter is None:
-        return False
-    if waiter in ours or isinstance(waiter, asyncio.Task | _Gathering):
-        return True
-    if _is_shield(waiter):
-        return True
-    _, code, _ = _innermost(task)
+        return FOREIGN
+    if _is_durable(waiter, ours):
+        return DURABLE
+    frame, code, _ = _innermost(task)
     if code is None:
-        return False
+        return FOREIGN
     package = "anyio" if "anyio" in code.co_filename else "asyncio" if "asyncio" in code.co_filename else ""
-    return (package, code.co_qualname) in _COMBINATORS
+    what = (package, code.co_qualname)
+    if what in _GROUPS:
+        return DURABLE
+    if what in _PRIMITIVES:
+        return SHARED
+    if what == ("asyncio", "_wait"):
+        return _all_durable(frame.f_locals.get("fs", ()), ours)
+    if what == ("asyncio", "wait_for"):  # before Python 3.12
+        return _all_durable((frame.f_locals.get("fut"),), ours)
+    return FOREIGN
 
 
-def _is_shield(waiter: Any) -> bool:
-    """Whether *waiter* is what `asyncio.shield` returned for a task: only its callback tells."""
-    for callback, _ in getattr(waiter, "_callbacks", None) or ():
+def _all_durable(futures: Iterable[Any], ours: Collection[Any]) -> int:
+    return DURABLE if all(f is not None and (f.done() or _is_durable(f, ours)) for f in futures) else FOREIGN
+
+
+def _is_durable(future: Any, ours: Collection[Any]) -> bool:
+    if future in ours:
+        return True
+    if isinstance(future, _Gathering):
+        return _all_durable(future._children, ours) == DURABLE
+    inner = _shielded(future)
+    return inner is not None and _is_durable(inner, ours)
+
+
+def _shielded(future: Any) -> Any:
+    """Return what *future* shields, if `asyncio.shield` made it: only its callback tells."""
+    for callback, _ in getattr(future, "_callbacks", None) or ():
         if getattr(callback, "__qualname__", "") == "shield.<locals>._outer_done_callback":
-            cells = callback.__closure__ or ()
-            return any(isinstance(cell.cell_contents, asyncio.Task) for cell in cells)
-    return False
+            cells = zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=False)
+            return next((cell.cell_contents for name, cell in cells if name == "inner"), None)
+    return None
 
 
 def where(task: asyncio.Task[Any]) -> str:
     """Return 'file:line' of the innermost frame that *task* waits in."""
     _, code, line = _innermost(task)
     return f"{code.co_filename}:{line}" if code is not None else "?"
+
+
+def foreign_wait(places: list[str]) -> UsageError:
+    """Return the error of a strict handler that waited too long for what is not durable."""
+    return UsageError(
+        f"the handler waits for something that is not durable, at {', '.join(places) or 'a place unknown'}",
+        code="FOREIGN_WAIT",
+        hint="put it into a step, or wait by redurable's own calls",
+    )

@@ -229,7 +229,7 @@ class Attempt:
         if conductor.ending is not None:
             ending = conductor.ending
             return await self._compensate(ending.status, ending.error)
-        if isinstance(signal, JournalMismatchError):
+        if isinstance(signal, JournalMismatchError | UsageError):
             return await self._retry_or_fail(signal)
         if signal is not None:
             return await self._release()
@@ -237,8 +237,9 @@ class Attempt:
         if conductor.ending is not None:
             # an earlier attempt had begun to undo: whatever this one ended with
             return await self._compensate(conductor.ending.status, conductor.ending.error)
-        cancel = conductor.cancellation.entry
-        if conductor.cancellation.delivered and cancel is not None:
+        # a handler that fails before it meets its cancel does not outlive it by its retries
+        cancel = self._cursor.cancel
+        if cancel is not None and (conductor.cancellation.delivered or error is not None):
             status = cancel.status
             code = "CANCELED" if status is Status.CANCELED else "DEADLINE"
             info = ErrorInfo(type=f"redurable.{code}", message=cancel.note or code.lower(), code=code)

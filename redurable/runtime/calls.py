@@ -246,10 +246,13 @@ async def checkpoint(value: Any) -> None:
         return
     kept.next_write[name] = at + CHECKPOINT_INTERVAL
     scope.attempt.conductor.check()
-    word = await scope.attempt.lease.checkpoint(name, encode(value, "a checkpoint", scope.attempt.limit))
+    data = encode(value, "a checkpoint", scope.attempt.limit)
+    word = await scope.attempt.lease.checkpoint(name, data)
     if word != b"OK":
         scope.attempt.lost(word.decode())
         scope.attempt.conductor.check()
+    if kept.values is not None:
+        kept.values[name] = data
 
 
 async def last_checkpoint(of: type[T] | Any = Any, default: T | Any = None) -> T | Any:

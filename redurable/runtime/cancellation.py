@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from redurable.journal.cursor import Identity
+from redurable.journal.cursor import Call, Identity
 from redurable.model import CancelRequested
+from redurable.runtime.scope import Scope
 
 __all__ = ["Cancellation"]
 
@@ -26,13 +27,15 @@ class Cancellation:
     Attributes:
         entry: What was asked, once its place is reached.
         delivered: Whether the handler has met it.
+        owed: Threads that meet it at their next durable call.
     """
 
-    __slots__ = ("_deliver", "_in_flight", "delivered", "entry")
+    __slots__ = ("_deliver", "_in_flight", "delivered", "entry", "owed")
 
     def __init__(self, deliver: Callable[[], None]) -> None:
         self.entry: CancelRequested | None = None
         self.delivered = False
+        self.owed: set[Scope] = set()
         self._deliver = deliver
         self._in_flight: set[Identity] = set()
 
@@ -57,3 +60,13 @@ class Cancellation:
         if not self._in_flight and not self.delivered:
             self.delivered = True
             self._deliver()
+
+    def to_threads(self, scopes: Iterable[Scope], calls: Iterable[Call]) -> None:
+        """Cancel what the threads of a plain handler wait for; one that is between two calls meets it at its next."""
+        waiting = {c.identity[0]: c.future for c in calls if c.future is not None and not c.future.done()}
+        for future in waiting.values():
+            future.cancel()
+        threads = [s for s in scopes if s.task is None]
+        # one that has started others waits for them, and is told by them
+        joining = {s for s in threads if any(t is not s and t.path.startswith(s.path) for t in threads)}
+        self.owed.update(s for s in threads if s not in joining and s.path not in waiting)

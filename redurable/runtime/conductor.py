@@ -20,8 +20,8 @@ from redurable.clock import monotonic, now_ms
 from redurable.errors import JournalMismatchError, Suspended
 from redurable.events import emit
 from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity
-from redurable.journal.rest import QUIET_TURNS, where
-from redurable.model import Compensating, StepTried, TimerSet
+from redurable.journal.rest import DURABLE, FOREIGN, QUIET_TURNS, SHARED, foreign_wait, where
+from redurable.model import Compensating, StepDone, StepFailedEntry, StepTried, TimerSet
 from redurable.runtime.cancellation import Cancellation
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope
@@ -32,6 +32,7 @@ __all__ = ["Conductor"]
 SHORT = 1.0  # s; a wait under this stays in the process
 _HOLD = 0.02
 _LONG = 5.0
+_PATIENCE = 30.0  # s that an entry is held for a handler that waits for nothing but what it may share with others
 _LOOK = 0.001  # s until an attempt that waits is first looked at for parking
 
 
@@ -60,6 +61,7 @@ class Conductor:
         self.undoing = False  # undo work runs: a cancel changes nothing any more
         self.on_unwound: Callable[[], None] | None = None
         self.scopes: set[Scope] = {main}
+        self.abandoned: list[Identity] = []  # calls given up since the last record
         self._loop = asyncio.get_running_loop()
         self._on_park = on_park
         self._futures: set[asyncio.Future[None]] = set()
@@ -69,11 +71,13 @@ class Conductor:
         self._timer: asyncio.TimerHandle | None = None
         self._pause = _LOOK
         self._held_since: float | None = None
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._named = False
         self._fast_call: Call | None = None
 
     def begin(self) -> None:
         """Start with the loaded journal."""
-        if self.cursor.cancels:
+        if self.cursor.cancel is not None:
             self.branched = True
         while not self.branched and not self.cursor.exhausted:
             before = self.cursor.applied
@@ -84,6 +88,9 @@ class Conductor:
                 self.cursor.applied = before
                 self.branched = True
         self._refresh()
+        if not self.cursor.exhausted:
+            # should the handler never ask for anything
+            self._hold_timer = later(self._loop, _HOLD, self._look_again)
 
     def _refresh(self) -> None:
         self.fast = (
@@ -149,6 +156,10 @@ class Conductor:
             self.check()
             call.state = RUNNING
             return
+        if scope in self.cancellation.owed:
+            self.cancellation.owed.discard(scope)
+            self.give_up(call)
+            raise asyncio.CancelledError
         future: asyncio.Future[None] = self._loop.create_future()
         call.future = future
         self._futures.add(future)
@@ -159,7 +170,8 @@ class Conductor:
             await future
         except asyncio.CancelledError:
             if self.signal is None:
-                self.give_up(scope, call)
+                # even if its entry has just taken effect: the handler goes on without it
+                self.give_up(call)
             raise
         finally:
             scope.waiting = False
@@ -168,14 +180,14 @@ class Conductor:
         if call.state == DONE and not self.branched:
             self._refresh()
 
-    def give_up(self, scope: Scope, call: Call) -> None:
-        """The call was cancelled and its scope goes on: the scope's next record says so."""
-        if call.state in (DONE, ABANDONED):
+    def give_up(self, call: Call) -> None:
+        """The call was cancelled and its scope goes on: the next record says so, whoever's it is."""
+        if call.state == ABANDONED:
             return
         self.cursor.give_up(call)
         self._bodies.discard(call)
         if INSIDE not in call.identity[0]:
-            scope.abandoned.append(call.identity)
+            self.abandoned.append(call.identity)
         self.cancellation.ended(call.identity)
 
     def started(self, call: Call) -> None:
@@ -185,8 +197,8 @@ class Conductor:
     async def record(self, scope: Scope, call: Call, entry: Any) -> None:
         """Append *entry* for a running call; an entry that ends it takes effect at its place, await `wait` for that."""
         self.check()
-        if scope.abandoned and hasattr(entry, "abandoned"):
-            entry.abandoned, scope.abandoned = scope.abandoned, []
+        if self.abandoned:
+            entry.abandoned, self.abandoned = self.abandoned, []
         future = self.recorder.append(entry)
         inside = INSIDE in entry.scope
         try:
@@ -194,7 +206,7 @@ class Conductor:
         except asyncio.CancelledError:
             self._bodies.discard(call)
             if self.signal is None and not inside:
-                self.give_up(scope, call)
+                self.give_up(call)
             raise
         self._bodies.discard(call)
         if inside:
@@ -236,8 +248,9 @@ class Conductor:
             return
         self.signal = signal
         self.fast = False
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._hold_timer):
+            if timer is not None:
+                timer.cancel()
         futures = list(self._futures)
         for future in futures:
             if not future.done():
@@ -297,10 +310,11 @@ class Conductor:
         """Let one thing take effect; whether to look again."""
         kind, what = self.cursor.advance()
         if kind == "noted":
-            if isinstance(what, StepTried):
+            if isinstance(what, StepTried | StepDone | StepFailedEntry):
                 self.cancellation.ended((what.scope, what.name, what.n))
             return True
-        self._held_since = self._held_since if kind == "held" else None
+        if kind != "held":
+            self._held_since = None
         if kind == "ready":
             self._deliver(what)
             return self.branched
@@ -324,22 +338,35 @@ class Conductor:
         self.cancellation.ended(call.identity)
 
     def _hold(self, entry: Any) -> None:
-        """The next entry's call has not been asked for: something foreign must happen first, or the code differs."""
-        foreign = [s for s in self.scopes if not s.waits_durably(self._futures)] if self.branched else []
-        # a call that was given up before waits until the handler gives it up again, by a timer of the process
-        timed = any(s.armed(self._loop.time()) for s in self.scopes)
-        if not foreign and not self.cursor.unended(timed):
-            if not self._futures and not self.branched:
-                return  # nothing is asked yet
-            self.unwind(self.cursor.mismatch(entry))
-            return
+        """The next entry's call has not been asked for: something else must happen first, or the code differs."""
         now = monotonic()
         self._held_since = self._held_since or now
-        if now - self._held_since > _LONG:
-            self._held_since = float("inf")
-            places = [where(s.task) for s in foreign if s.task is not None]
-            emit("handler.foreign_wait", intent=self.recorder.lease.id, where=places, entry=entry.name)
-        later(self._loop, _HOLD, self.kick)
+        # a call that was given up before waits until the handler gives it up again, by a timer of the process
+        timed = any(s.armed(self._loop.time()) for s in self.scopes)
+        if not self.cursor.unended(timed):
+            kinds = {s: s.waits_for(self._ours()) for s in self.scopes}
+            # what is shared may be held by others for a while: another intent that uses the same semaphore
+            patience = _PATIENCE if SHARED in kinds.values() or timed else 0.0
+            if FOREIGN not in kinds.values() and now - self._held_since >= patience:
+                self.unwind(self.cursor.mismatch(entry))
+                return
+            if now - self._held_since > _LONG and not self._named:
+                self._named = True
+                places = [where(s.task) for s, kind in kinds.items() if s.task is not None and kind != DURABLE]
+                emit("handler.foreign_wait", intent=self.recorder.lease.id, where=places, entry=entry.name)
+                if self.main.attempt.spec.strict:
+                    self.unwind(foreign_wait(places))
+                    return
+        if self._hold_timer is None:
+            self._hold_timer = later(self._loop, _HOLD, self._look_again)
+
+    def _look_again(self) -> None:
+        self._hold_timer = None
+        if not self.over and self.signal is None:
+            self.kick()
+
+    def _ours(self) -> set[Any]:
+        return {*self._futures, *(scope.task for scope in self.scopes)}
 
     def _at_end(self) -> bool:
         """The journal is applied to its end: what was asked for may start; else wait for the clock, or park."""
@@ -377,9 +404,12 @@ class Conductor:
         """Whether nothing is left but durable waits: no body, no record, no foreign wait, no process timer."""
         if self._bodies or not self.recorder.idle or self.draining or self.main.step is not None:
             return False
-        clock = self._loop.time()
-        ours = (scope for scope in self.scopes if scope.durable or scope is self.main)
-        return all(scope.waits_durably(self._futures) and not scope.armed(clock) for scope in ours)
+        clock, ours = self._loop.time(), self._ours()
+        return not any(
+            scope.waits_for(ours) == FOREIGN or scope.armed(clock)
+            for scope in self.scopes
+            if scope.durable or scope is self.main
+        )
 
     def _in_flight(self) -> set[Identity]:
         running = {c.identity for c in self._bodies if c.finish and INSIDE not in c.identity[0]}
@@ -388,10 +418,8 @@ class Conductor:
     def _cancel(self) -> None:
         if self.over:
             return
-        if self.main.task is not None and self.main.thread is None:
+        if self.main.task is not None:
             self.main.task.cancel()
         else:
-            for call in list(self.cursor.calls):
-                if call.future is not None and not call.future.done():
-                    call.future.cancel()
+            self.cancellation.to_threads(self.scopes, self.cursor.calls)
         self.kick()

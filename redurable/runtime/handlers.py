@@ -44,7 +44,7 @@ class Depends:
 
 @dataclass(slots=True, eq=False)
 class HandlerSpec:
-    """A handler and its policy. Times in seconds; `retention` applies to completed intents."""
+    """A handler and its policy. Times in seconds; `retention` is for completed intents; type "" is the only one."""
 
     function: Callable[..., Any]
     queue: str
@@ -191,13 +191,17 @@ def handler(
     """
 
     def decorate(target: Callable[..., Any]) -> Callable[..., Any]:
+        if not inspect.isfunction(target):
+            raise ConfigurationError(
+                f"@handler decorates a function, not {target!r}", code="BAD_HANDLER", hint='write @handler(queue="...")'
+            )
         name = f"{target.__module__}.{target.__qualname__}"
         if max_delivery_attempts < 1:
             raise ConfigurationError(f"handler {name}: max_delivery_attempts must be 1 or more")
         spec = HandlerSpec(
             target,
             queue=check_queue(queue or name),
-            type=type or target.__qualname__,
+            type=type or "",
             retry=retry or Retry(),
             max_delivery_attempts=max_delivery_attempts,
             timeout=None if timeout is None else seconds(timeout, "handler(timeout=)"),
@@ -216,12 +220,13 @@ def spec_of(function: Any, queue: str | None = None) -> HandlerSpec:
     """Return the spec of a handler, made on the spot for a plain function; *queue* overrides its queue."""
     spec = getattr(function, _ATTRIBUTE, None)
     if spec is None:
-        if not callable(function) or isinstance(function, type):
+        if not inspect.isfunction(function) or hasattr(function, "__redurable_step__"):
             raise ConfigurationError(
-                f"{function!r} is not a handler", code="BAD_HANDLER", hint="a handler is a function, async or not"
-            )
+                f"{function!r} is not a handler", code="BAD_HANDLER",
+                hint="a handler is a plain function, async or not; a step is called by one",
+            )  # fmt: skip
         name = f"{function.__module__}.{function.__qualname__}"
-        spec = HandlerSpec(function, queue=check_queue(queue or name), type=function.__qualname__)
+        spec = HandlerSpec(function, queue=check_queue(queue or name), type="")
     elif queue is not None:
         spec = HandlerSpec(
             **{
@@ -259,7 +264,7 @@ def load_handlers(target: str, queue: str | None = None, app_dir: str | None = N
         raise ConfigurationError(
             f"there is no module {name!r} in {path} or on the Python path",
             code="UNKNOWN_MODULE",
-            hint="run it where the module is, or give --app-dir; write module:function",
+            hint=_meant(target) or "run it where the module is, or give --app-dir; write module:function",
         ) from error
     if attribute:
         function: Any = module
@@ -321,3 +326,11 @@ class Resources:
     async def close(self) -> None:
         """Leave everything, in reverse."""
         await self._stack.aclose()
+
+
+def _meant(target: str) -> str:
+    """The likeliest slips: a dot where the colon belongs, a file's name."""
+    if ":" in target or "." not in target:
+        return ""
+    module, _, last = target.rpartition(".")
+    return f"did you mean {module if last == 'py' else f'{module}:{last}'}?"

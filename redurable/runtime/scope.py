@@ -9,12 +9,13 @@ durable calls work at any depth of any framework's call stack.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from redurable.errors import UsageError
-from redurable.journal.cursor import INSIDE, Identity, inside_of
-from redurable.journal.rest import is_blocked, waits_durably
+from redurable.journal.cursor import INSIDE, inside_of
+from redurable.journal.rest import DURABLE, FOREIGN, is_blocked, kind_of_wait
 
 if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
@@ -36,12 +37,11 @@ class Scope:
         path: "" for the main scope; a path with `>` lies inside a step.
         durable: Whether it ever made a durable call; a scope that did not is foreign.
         step: (name, n) of the step whose body it runs now.
-        abandoned: Calls it gave up since its last record.
         thread: The thread that may make synchronous durable calls for it.
     """
 
     __slots__ = (
-        "_children", "abandoned", "attempt", "counts", "durable", "path", "step", "task", "thread", "timers",
+        "_children", "attempt", "counts", "durable", "path", "step", "task", "thread", "timers",
         "waiting",
     )  # fmt: skip
 
@@ -53,7 +53,6 @@ class Scope:
         self.waiting = False  # a thread scope: is it blocked in a durable call?
         self.durable = False
         self.step: tuple[str, int | str] | None = None
-        self.abandoned: list[Identity] = []
         self.timers: list[asyncio.TimerHandle] = []  # process timers that its task armed
         self.counts: dict[str, int] = {}
         self._children: dict[str, int] = {}
@@ -89,15 +88,15 @@ class Scope:
             return True
         return self.waiting if self.task is None else is_blocked(self.task)
 
-    def waits_durably(self, ours: set[Any]) -> bool:
-        """Whether it waits for one of the futures in *ours*, or for another branch, and for nothing foreign."""
+    def waits_for(self, ours: Collection[Any]) -> int:
+        """Tell what it waits for (see `journal.rest`); *ours* are the futures of durable calls, and the branches."""
         if self.task is None:
-            return self.waiting
+            return DURABLE if self.waiting else FOREIGN
         if self.task.done():
-            return True
+            return DURABLE
         if self.step is not None:
-            return False  # a body is at work, and what it does may wake others
-        return waits_durably(self.task, ours)
+            return FOREIGN  # a body is at work, and what it does may wake others
+        return kind_of_wait(self.task, ours)
 
     def armed(self, clock: float) -> bool:
         """Whether a timer of the process, armed by its task, is still to come at the loop's time *clock*."""
@@ -126,7 +125,7 @@ def current_scope(what: str) -> Scope | None:
         raise UsageError(
             f"{what} was called in a worker, but outside of an intent",
             code="OUTSIDE_INTENT",
-            hint="bare threads and executors lose the intent: use asyncio.to_thread, a step, or redurable.sync",
+            hint="bare threads and executors lose the intent: make the work a step, or use redurable.sync.gather",
         )
     return scope
 

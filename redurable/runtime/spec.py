@@ -41,6 +41,8 @@ class StepSpec:
         on_cancel: OnCancel = "finish",
         result: Any = inspect.Parameter.empty,
     ) -> None:
+        if not callable(function) or isinstance(function, type):
+            raise ConfigurationError(f"a step is a function, not {function!r}", code="BAD_HANDLER")
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise ConfigurationError(
                 f"{function.__qualname__} is a generator; a step returns one value", code="BAD_HANDLER",

@@ -139,7 +139,7 @@ async def _persist(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: 
             entry = failed(spec, scope, call, error)
         except asyncio.CancelledError:
             if conductor.signal is None:
-                conductor.give_up(scope, call)
+                conductor.give_up(call)
             raise
         await closed(scope, call, entry)
     return concluded(spec, scope, call)
@@ -213,8 +213,8 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
             data, value = spec.typed.settle(value, what, attempt.limit)
             if conductor.still_fast():
                 entry = StepDone(scope.path, name, n, now_ms(), code, msgspec.Raw(data))
-                if scope.abandoned:
-                    entry.abandoned, scope.abandoned = scope.abandoned, []
+                if conductor.abandoned:
+                    entry.abandoned, conductor.abandoned = conductor.abandoned, []
                 await attempt.recorder.append(entry)
                 if conductor.still_fast():
                     cursor.applied = len(cursor)
@@ -228,7 +228,7 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
         except asyncio.CancelledError:
             if conductor.signal is None and not conductor.over:
                 conductor.leave_fast()
-                conductor.give_up(scope, conductor.take_fast_call())
+                conductor.give_up(conductor.take_fast_call())
             raise
         finally:
             scope.step = None
@@ -242,6 +242,7 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
         return concluded(spec, scope, call)  # type: ignore[no-any-return]  # typed by the wrapper
 
     _specs[call_step] = spec
+    call_step.__redurable_step__ = True  # type: ignore[attr-defined]  # our own mark: a step is no handler
     return call_step
 
 
@@ -274,7 +275,7 @@ class SyncStep(typing.Generic[P, R]):
                 )
             raise UsageError(
                 f"step {spec.name!r} was called in a thread that is no branch of the handler",
-                hint="use redurable.sync.gather for parallel branches of a plain def handler",
+                hint=f"in async code `await {spec.name}.aio(...)`; in a plain def handler redurable.sync.gather",
             )
         return perform_sync(scope, spec, spec.number(scope, args, kwargs), args, kwargs)  # type: ignore[no-any-return]  # typed by the wrapper
 

@@ -179,7 +179,10 @@ async def info(store: Store, intent: str) -> IntentInfo:
 def _info(
     intent: str, fields: dict[str, str], body: bytes | None, *, entries: int, step: str | None, result: bytes | None
 ) -> IntentInfo:
-    envelope = decode_envelope(body) if body else None
+    try:
+        envelope = decode_envelope(body) if body else None
+    except msgspec.MsgspecError:
+        envelope = None  # written by something else; the intent is listed all the same
     lane = fields.get("at", fields.get("lane", "")).split("/", 1)[0]
     fence = fields.get("fence")
 

@@ -25,10 +25,13 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from redurable import events
 from redurable.clock import monotonic, now_ms
 from redurable.config import Address, max_payload
 from redurable.errors import ConfigurationError, RedurableError
+from redurable.model import Status
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.bodies import close_pools, thread_pool
 from redurable.runtime.handlers import HandlerSpec, Resources
@@ -38,7 +41,7 @@ from redurable.store.inspection import decode_envelope
 from redurable.store.keeper import Keeper, renewal
 from redurable.store.lease import Lease
 from redurable.store.multiplexer import Identity
-from redurable.store.store import Store
+from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
 from redurable.store.subscriber import Subscriber
 from redurable.tasks import background
 from redurable.worker.consume import consume
@@ -305,9 +308,16 @@ class Worker:
             return
         body = lease.body if lease.body is not None else await lease.read_body()
         lease.body = None
-        envelope = decode_envelope(body)
+        try:
+            envelope = decode_envelope(body)
+        except msgspec.MsgspecError as error:
+            failure = failure_of(Status.FAILED, "BAD_ENVELOPE", f"what was sent cannot be read: {error}")
+            await lease.settle("FAILED", failure, KEEP_OTHER_MS)
+            return
         types = self.handlers.get(lease.queue, {})
-        spec = types.get(envelope.type) if envelope.type else next(iter(types.values())) if len(types) == 1 else None
+        spec = types.get(envelope.type)
+        if spec is None and not envelope.type and len(types) == 1:
+            spec = next(iter(types.values()))
         if spec is None:
             events.emit("intent.unknown_type", queue=lease.queue, type=envelope.type, intent=lease.id)
             # put down for a while, uncounted: a worker that knows the type may take it then
@@ -374,7 +384,8 @@ def _by_queue(handlers: list[HandlerSpec]) -> dict[str, dict[str, HandlerSpec]]:
         types = queues.setdefault(spec.queue, {})
         if spec.type in types:
             raise ConfigurationError(
-                f"queue {spec.queue!r} has two handlers of type {spec.type!r}: {types[spec.type].name} and {spec.name}",
+                f"queue {spec.queue!r} has two handlers{f' of type {spec.type!r}' if spec.type else ''}: "
+                f"{types[spec.type].name} and {spec.name}",
                 code="QUEUE_TAKEN",
                 hint="give them different queues or types: @handler(type=...)",
             )
