@@ -94,18 +94,32 @@ def voided_of(entries: Iterable[bytes]) -> set[int]:
 
 
 def failures_of(entries: Iterable[bytes]) -> list[int]:
-    """Return the seqs (1 = first) of the live entries that made an intent fail: what a retry has to void."""
-    kinds = (AttemptFailed, CancelRequested, Compensating, StepFailedEntry, StepTried)
+    """
+    Return the seqs (1 = first) of the live entries that made an intent fail: what a retry has to void.
+
+    A step's failure that the handler dealt with is not one of them: its scope, or one above, recorded more after it.
+    """
     raw = list(entries)
     gone = voided_of(raw)
-    found = [seq for seq, data in enumerate(raw, 1) if seq not in gone and isinstance(decode_entry(data), kinds)]
-    decoded = [decode_entry(data) for data in raw]
-    # undo work that ran because of the failure is not the handler's history any more
-    begun = next((s for s in found if isinstance(decoded[s - 1], Compensating)), None)
-    if begun is not None:
-        later = [s for s in range(begun + 1, len(raw) + 1) if s not in gone and s not in found]
-        found += [s for s in later if getattr(decoded[s - 1], "scope", "").startswith("compensate")]
-    return sorted(found)
+    live = [(seq, decode_entry(data)) for seq, data in enumerate(raw, 1) if seq not in gone]
+    begun = next((seq for seq, entry in live if isinstance(entry, Compensating)), len(raw) + 1)
+    voided: set[int] = set()
+    failed: set[tuple[str, str, int | str]] = set()
+    last: dict[str, int] = {}  # the last entry of each scope, undo work aside
+    for seq, entry in live:
+        if isinstance(entry, AttemptFailed | CancelRequested | Compensating) or seq > begun:
+            voided.add(seq)  # undo work that ran because of the failure is not the handler's history any more
+        elif (scope := getattr(entry, "scope", None)) is not None:
+            last[scope] = seq
+    for seq, entry in live:
+        if isinstance(entry, StepFailedEntry) and seq < begun:
+            above = (at for scope, at in last.items() if scope == "" or f"{entry.scope}/".startswith(f"{scope}/"))
+            if max(above, default=0) <= seq:
+                voided.add(seq)
+                failed.add((entry.scope, entry.name, entry.n))
+    done = {(e.scope, e.name, e.n) for _, e in live if isinstance(e, StepDone | StepFailedEntry)} - failed
+    tried = {s for s, e in live if isinstance(e, StepTried) and (e.scope, e.name, e.n) not in done}
+    return sorted(voided | tried)
 
 
 def last_step(entries: Iterable[bytes]) -> str | None:

@@ -139,7 +139,6 @@ async def test_an_operators_retry_continues_at_the_faulty_step(w: World, in_bran
     assert len(await w.entries(intent, Reopened)) == 1
 
 
-@pytest.mark.xfail(reason="store.inspection.failures_of voids every failed step, not only those that ended the intent")
 async def test_an_operators_retry_leaves_a_failure_that_the_handler_dealt_with(w: World) -> None:
     ran: list[str] = []
     broken = ["first", "last"]
