@@ -1,4 +1,4 @@
-"""Plain functions: as handlers in threads, as steps in threads and processes; what blocks where, and what is refused."""
+"""Plain functions: as handlers in threads, as steps in threads and processes; what blocks, and what is refused."""
 
 from __future__ import annotations
 
@@ -307,7 +307,8 @@ async def test_nested_plain_steps_are_reused_while_the_outer_is_unfinished(w: Wo
 
 @step(run_in="process")
 def in_child(path: str) -> int:
-    Path(path).open("a").write(f"{os.getpid()}\n")
+    with Path(path).open("a") as file:
+        file.write(f"{os.getpid()}\n")
     return os.getpid()
 
 
