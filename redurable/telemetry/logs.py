@@ -20,6 +20,7 @@ from typing import IO, Any, Literal
 import structlog
 
 from redurable import events
+from redurable.clock import monotonic
 from redurable.errors import ConfigurationError, RedurableError
 from redurable.journal.cursor import INSIDE
 from redurable.runtime.scope import Scope, scope_var
@@ -27,6 +28,9 @@ from redurable.runtime.scope import Scope, scope_var
 __all__ = ["LEVELS", "IntentFilter", "add_intent", "engine", "level_of", "replaying", "start"]
 
 Format = Literal["auto", "console", "json"]
+_REPEATING = frozenset({"store.unreachable", "store.disconnected", "renewal.failed", "loop.failed", "store.held"})
+_EVERY = 5.0  # s between two lines of the same
+_told_at: dict[str, float] = {}
 _ENGINE = "redurable"
 _DEBUG, _INFO, _WARNING = logging.DEBUG, logging.INFO, logging.WARNING
 _ERROR, _CRITICAL = logging.ERROR, logging.CRITICAL
@@ -135,7 +139,7 @@ def _told(name: str, fields: dict[str, Any]) -> None:
     """Subscriber of events: one event, one line."""
     level = level_of(name, fields)
     logger = logging.getLogger(_ENGINE)
-    if not logger.isEnabledFor(level):
+    if not logger.isEnabledFor(level) or _repeated(name):
         return
     line: dict[str, Any] = {}
     for key, value in fields.items():
@@ -148,6 +152,17 @@ def _told(name: str, fields: dict[str, Any]) -> None:
     if "step" in line and "n" in line:
         line["step"] = f"{line['step']}#{line.pop('n')}"
     engine().log(level, name, **line)
+
+
+def _repeated(name: str) -> bool:
+    """Whether *name* is one that comes many times a second while the server is away, and was just told."""
+    if name not in _REPEATING:
+        return False
+    now = monotonic()
+    if now - _told_at.get(name, 0.0) < _EVERY:
+        return True
+    _told_at[name] = now
+    return False
 
 
 def _in_words(error: BaseException) -> str:
