@@ -159,7 +159,7 @@ def _repeated(name: str) -> bool:
     if name not in _REPEATING:
         return False
     now = monotonic()
-    if now - _told_at.get(name, 0.0) < _EVERY:
+    if now - _told_at.get(name, float("-inf")) < _EVERY:
         return True
     _told_at[name] = now
     return False
