@@ -63,6 +63,7 @@ class Cursor:
         self.last_at = 0
         self.abandoned: set[Identity] = set()
         self.cancel: CancelRequested | None = None
+        self._requested = False
         self._entries: list[Entry | None] = []
         self._past = 0
         self._order: dict[str, deque[Identity]] = {}
@@ -193,8 +194,9 @@ class Cursor:
 
         Returns:
             ("ready", call): the call's entry is reached, deliver it. ("noted", entry): nothing to wake.
-            ("cancel", entry), ("ending", entry): for the whole handler. ("held", entry): its call was not asked yet;
-            nothing was applied. ("end", None): the journal is applied to its end.
+            ("requested", entry), ("cancel", entry), ("ending", entry): for the whole handler; of two cancels the second
+            is where it is met. ("held", entry): its call was not asked yet; nothing was applied. ("end", None): the
+            journal is applied to its end.
         """
         if self.applied == len(self._entries):
             return "end", None
@@ -217,7 +219,9 @@ class Cursor:
             return "noted", entry
         self._take(entry)
         if isinstance(entry, CancelRequested):
-            return "cancel", entry
+            kind = "cancel" if self._requested else "requested"
+            self._requested = True
+            return kind, entry
         if isinstance(entry, Compensating):
             return "ending", entry
         return "noted", entry

@@ -97,7 +97,7 @@ def _is_durable(future: Any, ours: Collection[Any]) -> bool:
     if future in ours:
         return True
     if isinstance(future, _Gathering):
-        return _all_durable(future._children, ours) == DURABLE
+        return _all_durable(getattr(future, "_children", ()), ours) == DURABLE
     inner = _shielded(future)
     return inner is not None and _is_durable(inner, ours)
 

@@ -1,18 +1,19 @@
 """
 A cancel, or a passed deadline, on its way into a handler.
 
-It takes effect at its place in the journal, but only once the steps that were in flight there have ended; until then
-no other call starts. Which steps those are is the same live and on replay: live they run, on replay their entries lie
-ahead.
+It comes from outside as a `CancelRequested` entry. From there no call starts; once the steps that run have ended, the
+attempt records the entry a second time: that is the place where the handler meets it. So what came before is the
+same live and on replay, however long the steps took, and a step's result is never lost to the cancel after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from redurable.journal.cursor import Call, Identity
+from redurable.clock import now_ms
+from redurable.errors import Canceled
+from redurable.journal.cursor import INSIDE, Call
 from redurable.model import CancelRequested
-from redurable.runtime.scope import Scope
 
 __all__ = ["Cancellation"]
 
@@ -21,52 +22,32 @@ class Cancellation:
     """
     The cancel of one attempt.
 
-    Args:
-        deliver: Called once, when the handler is to meet it.
-
     Attributes:
         entry: What was asked, once its place is reached.
         delivered: Whether the handler has met it.
-        owed: Threads that meet it at their next durable call.
+        owed: Whether a thread has still to meet it, at its next durable call.
     """
 
-    __slots__ = ("_deliver", "_in_flight", "delivered", "entry", "owed")
+    __slots__ = ("_announced", "delivered", "entry", "owed")
 
-    def __init__(self, deliver: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.entry: CancelRequested | None = None
         self.delivered = False
-        self.owed: set[Scope] = set()
-        self._deliver = deliver
-        self._in_flight: set[Identity] = set()
+        self.owed = False
+        self._announced = False
 
     @property
-    def holds(self) -> bool:
-        """Whether calls must not start: steps in flight are to end first."""
-        return bool(self._in_flight)
+    def pending(self) -> bool:
+        """Whether it was asked and not met yet: calls must not start."""
+        return self.entry is not None and not self.delivered
 
-    def reached(self, entry: CancelRequested, in_flight: Iterable[Identity]) -> None:
-        """The cancel's place is reached while the steps of *in_flight* run."""
-        self.entry = entry
-        self._in_flight = set(in_flight)
-        self._meet()
+    def error(self) -> Canceled:
+        """Return what a thread that waits is given; a task is cancelled as asyncio does it."""
+        return Canceled(self.entry.note if self.entry is not None and self.entry.note else "the intent was cancelled")
 
-    def ended(self, identity: Identity) -> None:
-        """A step has ended, for now or for good."""
-        if self._in_flight:
-            self._in_flight.discard(identity)
-            self._meet()
-
-    def _meet(self) -> None:
-        if not self._in_flight and not self.delivered:
-            self.delivered = True
-            self._deliver()
-
-    def to_threads(self, scopes: Iterable[Scope], calls: Iterable[Call]) -> None:
-        """Cancel what the threads of a plain handler wait for; one that is between two calls meets it at its next."""
-        waiting = {c.identity[0]: c.future for c in calls if c.future is not None and not c.future.done()}
-        for future in waiting.values():
-            future.cancel()
-        threads = [s for s in scopes if s.task is None]
-        # one that has started others waits for them, and is told by them
-        joining = {s for s in threads if any(t is not s and t.path.startswith(s.path) for t in threads)}
-        self.owed.update(s for s in threads if s not in joining and s.path not in waiting)
+    def announcement(self, bodies: Iterable[Call]) -> CancelRequested | None:
+        """Return, once, the entry at which the handler is to meet it; None while *bodies* are to finish first."""
+        if self.entry is None or self._announced or any(b.finish and INSIDE not in b.identity[0] for b in bodies):
+            return None
+        self._announced = True
+        return CancelRequested(now_ms(), self.entry.status, self.entry.note)

@@ -7,13 +7,14 @@ Three gaits, one rule (an entry takes effect in its order, at rest):
 - *branched*: from the first child task on. An entry takes effect once every task was blocked for QUIET_TURNS turns.
 
 Invariants: after `unwind` every durable call raises the same signal, no body starts, nothing is recorded that was not
-under way; a cancel takes effect at its place in the journal, after the steps in flight there have ended.
+under way; a cancel takes effect at its place in the journal, see `cancellation`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 from redurable.clock import monotonic, now_ms
@@ -21,7 +22,7 @@ from redurable.errors import JournalMismatchError, Suspended
 from redurable.events import emit
 from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity
 from redurable.journal.rest import DURABLE, FOREIGN, QUIET_TURNS, SHARED, foreign_wait, where
-from redurable.model import Compensating, StepDone, StepFailedEntry, StepTried, TimerSet
+from redurable.model import Compensating, StepTried, TimerSet
 from redurable.runtime.cancellation import Cancellation
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope
@@ -56,7 +57,7 @@ class Conductor:
         self.quiet_turns = QUIET_TURNS
         self.signal: BaseException | None = None
         self.ending: Compensating | None = None
-        self.cancellation = Cancellation(self._cancel)
+        self.cancellation = Cancellation()
         self.over = False
         self.undoing = False  # undo work runs: a cancel changes nothing any more
         self.on_unwound: Callable[[], None] | None = None
@@ -156,10 +157,10 @@ class Conductor:
             self.check()
             call.state = RUNNING
             return
-        if scope in self.cancellation.owed:
-            self.cancellation.owed.discard(scope)
+        if self.cancellation.owed and scope.task is None:
+            self.cancellation.owed = False
             self.give_up(call)
-            raise asyncio.CancelledError
+            raise self.cancellation.error()
         future: asyncio.Future[None] = self._loop.create_future()
         call.future = future
         self._futures.add(future)
@@ -188,7 +189,8 @@ class Conductor:
         self._bodies.discard(call)
         if INSIDE not in call.identity[0]:
             self.abandoned.append(call.identity)
-        self.cancellation.ended(call.identity)
+        if self.cancellation.pending:
+            self.kick()
 
     def started(self, call: Call) -> None:
         """A body runs for *call*."""
@@ -216,7 +218,6 @@ class Conductor:
                 call.tries = entry.tries
             call.due = entry.due
             call.state = ASKED
-            self.cancellation.ended(call.identity)
         elif inside:
             call.state = DONE
         if self.draining:
@@ -310,17 +311,17 @@ class Conductor:
         """Let one thing take effect; whether to look again."""
         kind, what = self.cursor.advance()
         if kind == "noted":
-            if isinstance(what, StepTried | StepDone | StepFailedEntry):
-                self.cancellation.ended((what.scope, what.name, what.n))
             return True
         if kind != "held":
             self._held_since = None
         if kind == "ready":
             self._deliver(what)
             return self.branched
-        if kind == "cancel":
-            if not self.undoing:
-                self.cancellation.reached(what, self._in_flight())
+        if kind == "requested" and not self.undoing:
+            self.cancellation.entry = what
+        if kind == "cancel" and not self.undoing:
+            self._cancel()
+        if kind in ("requested", "cancel"):
             return True
         if kind == "ending":
             self.ending = what
@@ -335,7 +336,6 @@ class Conductor:
         self._bodies.discard(call)
         if call.future is not None and not call.future.done():
             call.future.set_result(None)
-        self.cancellation.ended(call.identity)
 
     def _hold(self, entry: Any) -> None:
         """The next entry's call has not been asked for: something else must happen first, or the code differs."""
@@ -370,7 +370,8 @@ class Conductor:
 
     def _at_end(self) -> bool:
         """The journal is applied to its end: what was asked for may start; else wait for the clock, or park."""
-        if self.cancellation.holds:
+        if self.cancellation.pending:
+            self._announce_cancel()
             return False
         now = now_ms()
         due: list[tuple[int, Call]] = []
@@ -411,15 +412,23 @@ class Conductor:
             if scope.durable or scope is self.main
         )
 
-    def _in_flight(self) -> set[Identity]:
-        running = {c.identity for c in self._bodies if c.finish and INSIDE not in c.identity[0]}
-        return running | {c.identity for c in self.cursor.calls if c.finish and self.cursor.has_entry(c.identity)}
+    def _announce_cancel(self) -> None:
+        """Record where the handler meets its cancel; the entry takes effect there as any other does."""
+        entry = self.cancellation.announcement(self._bodies)
+        if entry is not None:
+            self.recorder.append(entry).add_done_callback(self._landed, context=Context())
+
+    def _landed(self, future: asyncio.Future[None]) -> None:
+        if future.exception() is None and not self.over:
+            self.kick()
 
     def _cancel(self) -> None:
-        if self.over:
-            return
+        """The handler is at rest where it was cancelled before, or is to be now."""
+        self.cancellation.delivered = True
         if self.main.task is not None:
             self.main.task.cancel()
-        else:
-            self.cancellation.to_threads(self.scopes, self.cursor.calls)
-        self.kick()
+            return
+        waiting = [call.future for call in self.cursor.calls if call.future is not None and not call.future.done()]
+        for future in waiting:
+            future.set_exception(self.cancellation.error())
+        self.cancellation.owed = not waiting

@@ -48,7 +48,7 @@ async def opened(scope: Scope, spec: StepSpec, n: int | str) -> Call:
     place = "" if isinstance(n, str) and not scope.inside else scope.place()
     call = conductor.ask(scope, (place, spec.name, n))
     call.code = spec.code
-    call.finish = spec.on_cancel == "finish"
+    call.finish = spec.on_cancel == "finish" or scope.task is None  # a thread cannot be interrupted
     await conductor.wait(scope, call)
     return call
 
@@ -65,7 +65,7 @@ def failed(spec: StepSpec, scope: Scope, call: Call, error: BaseException) -> St
     place, name, n = call.identity
     tries, now = call.tries + 1, now_ms()
     delay = None
-    if scope.attempt.conductor.cancellation.entry is None and not isinstance(error, _HOPELESS):
+    if not scope.attempt.conductor.cancellation.pending and not isinstance(error, _HOPELESS):
         delay = spec.retry.delay(tries, error)
     info = ErrorInfo.of(error)
     emit("step.failed", intent=scope.attempt.lease.id, step=name, n=n, tries=tries, retry_in=delay, error=error)
