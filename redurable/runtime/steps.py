@@ -288,7 +288,11 @@ class SyncStep(typing.Generic[P, R]):
         return await perform(scope, spec, spec.number(scope, args, kwargs), args, kwargs)  # type: ignore[no-any-return]  # typed by the wrapper
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else functools.partial(self, instance)
+        if instance is None:
+            return self
+        bound: Any = functools.partial(self, instance)
+        bound.aio = functools.partial(self.aio, instance)
+        return bound
 
 
 # A coroutine function also is a function: the first form that fits is meant. It gives Coroutine[object, None, R]: with

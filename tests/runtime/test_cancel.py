@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
-from redurable import Status, TerminalError, compensate, sleep, step
+from redurable import Retry, RetryLater, Status, TerminalError, compensate, sleep, step
 from redurable.model import CancelRequested, Compensating, StepDone
 from tests.runtime.world import World, again
 
@@ -254,3 +255,41 @@ async def test_an_error_raised_while_being_cancelled_does_not_turn_it_into_a_fai
     await w.client.cancel(intent)
     go_on.set()
     assert (await w.failure(intent)).status == "CANCELED"
+
+
+@pytest.mark.parametrize("of", ["step", "handler"])
+async def test_a_cancel_ends_what_waits_for_its_next_try(w: World, of: str) -> None:
+    @step(retry=Retry(attempts=5, first=30, jitter=False))
+    async def flaky() -> None:
+        raise ConnectionError
+
+    async def main(payload: None) -> None:
+        if of == "handler":
+            raise RetryLater(60)
+        await flaky()
+
+    await w.serve(main)
+    intent = await w.send()
+    await w.until(intent, Status.WAITING)
+    await w.client.cancel(intent)
+    assert (await w.failure(intent)).status == "CANCELED"
+
+
+async def test_a_thread_whose_step_may_be_interrupted_is_not_waited_for(w: World) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    @step(on_cancel="interrupt")
+    def stuck() -> None:
+        begun.set()
+        go_on.wait(20)
+
+    async def main(payload: None) -> None:
+        await stuck.aio()
+
+    await w.serve(main)
+    intent = await w.send()
+    await asyncio.to_thread(begun.wait)
+    await w.client.cancel(intent)
+    assert (await w.failure(intent)).status == "CANCELED"
+    assert not go_on.is_set()
+    go_on.set()

@@ -17,6 +17,7 @@ from redurable import (
     Status,
     StepFailed,
     TerminalError,
+    UsageError,
     current,
     now,
     random,
@@ -51,6 +52,36 @@ async def test_a_handler_that_raises_is_tried_again_with_its_steps_kept(w: World
     failures = await w.entries(intent, AttemptFailed)
     assert [e.error.type.rsplit(".", 1)[-1] for e in failures] == ["Again", "Again"]
     assert [e.attempt for e in await w.entries(intent, Claimed)] == ["2", "3"]
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr)
+async def test_what_is_no_exception_ends_an_attempt_and_nothing_else(w: World, raised: BaseException) -> None:
+    async def main(payload: None) -> str:
+        if current().attempt == 1:
+            raise raised
+        return "up"
+
+    worker = await w.serve(main)
+    intent = await w.send()
+    assert await w.result(intent) == "up"
+    assert not worker.stopping.is_set()
+    assert len(await w.entries(intent, AttemptFailed)) == 1
+
+
+async def test_a_client_in_a_handler_is_refused_outside_of_a_step(w: World) -> None:
+    @step
+    async def sending() -> str:
+        return str(await w.client.send("elsewhere", 1))
+
+    async def main(payload: None) -> str:
+        with pytest.raises(UsageError) as caught:
+            await w.client.send("elsewhere", 1)
+        await sending()
+        return caught.value.code
+
+    await w.serve(main)
+    assert await w.call() == "USE_DURABLE_SEND"
+    assert len(await w.client.list(queue="elsewhere")) == 1
 
 
 async def test_the_backoff_of_a_handler_waits_without_a_worker(w: World) -> None:

@@ -261,3 +261,32 @@ async def test_a_crash_in_the_middle_of_branches_repeats_only_what_was_not_recor
     assert len(done) == len(set(done)) == 6
     assert ran.count("b2") == 2
     assert ran.count("a1") == ran.count("b1") == 1
+
+
+async def test_cancel_scopes_of_anyio_replay(w: World) -> None:
+    started: list[str] = []
+
+    @step
+    async def slow(name: str) -> None:
+        started.append(name)
+        await asyncio.sleep(30)
+
+    @step
+    async def number(x: int) -> int:
+        return x
+
+    async def main(payload: None) -> int:
+        with anyio.move_on_after(0.05):
+            await slow("timed")
+        total = await number(1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(slow, "loser")
+            total += await number(2)
+            group.cancel_scope.cancel()
+        total += await number(3)
+        again(2)
+        return total
+
+    await w.serve(main)
+    assert await w.call() == 6
+    assert started == ["timed", "loser"]
