@@ -17,10 +17,13 @@ from typing import Any
 
 from redurable.errors import UsageError
 
-__all__ = ["DURABLE", "FOREIGN", "QUIET_TURNS", "SHARED", "foreign_wait", "is_blocked", "kind_of_wait", "where"]
+__all__ = [
+    "DURABLE", "FOREIGN", "QUIET_TURNS", "SHARED", "foreign_wait", "is_blocked", "kind_of_wait", "more_turns", "where",
+]  # fmt: skip
 
 # combinators pass a result on by callbacks: gather needs one turn more than a plain await, wait_for two
 QUIET_TURNS = 3
+_COVERED = 2  # combinators, one in another, that this many turns are enough for
 FOREIGN, SHARED, DURABLE = range(3)
 _Gathering: type = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]  # what gather() returns
 
@@ -46,6 +49,30 @@ def is_blocked(task: asyncio.Task[Any]) -> bool:
         return True
     waiter = task._fut_waiter  # type: ignore[attr-defined]  # read as anyio reads it: there is no public way
     return waiter is not None and not waiter.done()
+
+
+def more_turns(task: asyncio.Task[Any], ours: Collection[Any]) -> int:
+    """Return how many quiet turns more than usual *task* asks for: a result takes one through each combinator."""
+    waiter = task._fut_waiter  # type: ignore[attr-defined]  # as above
+    if waiter is None or waiter in ours or isinstance(waiter, asyncio.Task):
+        return 0
+    depth = _depth(waiter)
+    if not depth:
+        frame, code, _ = _innermost(task)
+        if code is not None and code.co_name in ("_wait", "wait_for") and "asyncio" in code.co_filename:
+            inner = frame.f_locals.get("fs") or [f for f in (frame.f_locals.get("fut"),) if f is not None]
+            depth = 1 + max(map(_depth, inner), default=0)
+    return max(0, depth - _COVERED)
+
+
+def _depth(future: Any) -> int:
+    """Return how many gathers and shields lie one in another."""
+    if isinstance(future, asyncio.Task):
+        return 0
+    if isinstance(future, _Gathering):
+        return 1 + max(map(_depth, getattr(future, "_children", ())), default=0)
+    inner = _shielded(future)
+    return 0 if inner is None else 1 + _depth(inner)
 
 
 def _innermost(task: asyncio.Task[Any]) -> tuple[Any, CodeType | None, int]:

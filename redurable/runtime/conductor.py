@@ -21,7 +21,7 @@ from redurable.clock import monotonic, now_ms
 from redurable.errors import JournalMismatchError, Suspended
 from redurable.events import emit
 from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity
-from redurable.journal.rest import DURABLE, FOREIGN, QUIET_TURNS, SHARED, foreign_wait, where
+from redurable.journal.rest import DURABLE, FOREIGN, QUIET_TURNS, SHARED, foreign_wait, more_turns, where
 from redurable.model import Compensating, StepTried, TimerSet
 from redurable.runtime.cancellation import Cancellation
 from redurable.runtime.recorder import Recorder
@@ -69,6 +69,7 @@ class Conductor:
         self._bodies: set[Call] = set()
         self._pumping = False
         self._quiet = 0
+        self._more = 0
         self._timer: asyncio.TimerHandle | None = None
         self._pause = _LOOK
         self._held_since: float | None = None
@@ -297,8 +298,11 @@ class Conductor:
             else:
                 soon(self._loop, self._turn)
             return
+        if self._quiet == 0:
+            # asked at the beginning: what has passed a result on already looks shallow
+            self._more = self._more_turns()
         self._quiet += 1
-        if self._quiet < self.quiet_turns:
+        if self._quiet < self.quiet_turns + self._more:
             soon(self._loop, self._turn)
             return
         self._quiet = 0
@@ -306,6 +310,10 @@ class Conductor:
             soon(self._loop, self._turn)
         else:
             self._pumping = False
+
+    def _more_turns(self) -> int:
+        tasks = (scope.task for scope in self.scopes if scope.task is not None and not scope.inside)
+        return max((more_turns(task, self._futures) for task in tasks), default=0)
 
     def _advance(self) -> bool:
         """Let one thing take effect; whether to look again."""

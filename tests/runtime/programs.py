@@ -5,9 +5,9 @@ A node is (kind, *arguments). Every step's value names the place that asked for 
 repeats, so a value that reaches another place, or comes from another run, is seen. Bodies and the store's answers
 take a few turns of the loop, other ones on every run.
 
-What is not durable has no order that could be replayed. So three modes: `calm` programs are never cancelled from
-outside and may wait for foreign things; `raw` ones are, and so do nothing durable after; `cut` ones are, and clean up
-by steps, but wait for nothing foreign. After a foreign wait always comes a step, before anybody else is told.
+What is not durable has no order that could be replayed. So two modes: `calm` programs are never cancelled from outside
+and may wait for foreign things, always with a step behind before anybody else is told; `cut` ones may be cancelled
+anywhere, and clean up by steps, but wait for nothing foreign: what they had come to would be a matter of chance.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ class Play:
         except BaseException:
             await self._end(tasks)
             raise
-        return [[task in done for task in tasks], await self._end([t for t in tasks if t not in done])]
+        return [[task in done for task in tasks], await self._end(tasks)]
 
     async def _sema(self, at: str, size: int, *nodes: Node) -> Any:
         places, order = asyncio.Semaphore(size), []
@@ -359,6 +359,19 @@ class Play:
             await asyncio.wait([inner])
             raise
 
+    async def _deep(self, at: str, levels: int, node: Node) -> Any:
+        """Combinators in combinators: each passes the result on a turn later."""
+        inner = asyncio.create_task(self.run(node, at))
+        future: Any = inner
+        for level in range(levels):
+            future = asyncio.gather(future) if level % 2 else asyncio.shield(future)
+        try:
+            await future
+        except BaseException:
+            await self._end([inner])
+            raise
+        return inner.result()
+
     # --- time of the process
 
     async def _timeout(self, at: str, node: Node) -> Any:
@@ -423,25 +436,21 @@ def programs(draw: st.DrawFn, depth: int = 3, mode: str = "calm") -> Node:
     calm = mode == "calm"
     if depth == 0:
         leaves = [_STEP, _STEP, _STEP, _SLOW, _SLEEP]
-        if mode != "cut":
+        if calm:
             leaves += [_kind("late"), _kind("late_child")]
         return draw(st.one_of(leaves))
-    same, less = programs(depth - 1, mode), programs(depth - 1, draw(st.sampled_from(["raw", "cut"])) if calm else mode)
+    same, less = programs(depth - 1, mode), programs(depth - 1, "cut")
     size = st.integers(1, 2)
     kinds = [
         _STEP, _kind("seq", some=same), _kind("branch", same, same), _kind("loop", same), _kind("caught", less),
         _kind("gather", some=same), _kind("group", some=less), _kind("anyio", st.booleans(), some=less),
         _kind("race", some=less), _kind("race", some=less), _kind("sema", size, some=same),
         _kind("queue", size, some=same), _kind("event", same, some=same), _kind("completed", st.just(calm), some=same),
-        _kind("shield", same), _kind("timeout", same), _kind("wait_for", same), _kind("lazy", same),
+        _kind("shield", same), _kind("deep", st.integers(1, 7), same), _kind("timeout", same), _kind("wait_for", same), _kind("lazy", same),
         _kind("nest", programs(min(depth - 1, 1), "cut")),
     ]  # fmt: skip
     if calm:
-        kinds.append(_NAP)
+        kinds += [_NAP, _kind("foreign", same)]
     else:
-        kinds.append(_kind("boom", same))
-    if mode == "cut":
-        kinds += [_kind("cleanup", same, _STEP), _kind("swallow", same, _STEP)]
-    else:
-        kinds.append(_kind("foreign", same))
+        kinds += [_kind("boom", same), _kind("cleanup", same, _STEP), _kind("swallow", same, _STEP)]
     return draw(st.one_of(kinds))

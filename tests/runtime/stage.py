@@ -36,7 +36,12 @@ def identities(entries: Iterable[Entry]) -> list[Identity]:
 
 def barred(entries: Iterable[Entry]) -> set[str]:
     """Return the places of the bodies that may not run any more."""
-    ended = {inside_of((e.scope, e.name, e.n)) for e in entries if isinstance(e, StepDone | StepFailedEntry)}
+    # what failed inside a step is tried again when the step is
+    ended = {
+        inside_of((e.scope, e.name, e.n))
+        for e in entries
+        if isinstance(e, StepDone) or (isinstance(e, StepFailedEntry) and INSIDE not in e.scope)
+    }
     return ended | {inside_of(tuple(i)) for e in entries for i in getattr(e, "abandoned", ())}  # type: ignore[arg-type]
 
 
@@ -87,7 +92,8 @@ class Stage:
         assert not again, f"bodies ran again: {again}"
         common = min(len(earlier), len(self.seen)) if ended == "killed" else len(earlier)
         assert self.seen[:common] == earlier[:common], f"saw {self.seen}, before that {earlier}"
-        return ended
+        # a kill between the settle and its answer leaves nothing to do
+        return bench.status if bench.status == "COMPLETED" else ended
 
     def _state(self) -> Any:
         attempt = self.bench.now
