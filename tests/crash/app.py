@@ -137,3 +137,11 @@ async def settling(payload: dict[str, Any]) -> int:
     await work(0, 0.0)
     await gate(payload["gate"])
     return current().attempt
+
+
+@handler(queue="slow")
+async def slow(payload: dict[str, Any]) -> int:
+    """*n* steps, each behind a gate of its own: slow0, slow1, ..."""
+    for n in range(payload["n"]):
+        await gated(n, f"slow{n}")
+    return int(payload["n"])

@@ -65,7 +65,11 @@ async def all_is_well(fleet: Fleet, load: Load, unknown: int = 0) -> None:
         async with asyncio.timeout(30):
             results = await asyncio.gather(*(fleet.client.wait_for(i) for i in load.accepted))
     except TimeoutError:
-        raise AssertionError("\n".join(["unfinished:", *(found := await fleet.unfinished(load.accepted)), fleet.story(found[0].split()[0])])) from None
+        raise AssertionError(
+            "\n".join(
+                ["unfinished:", *(found := await fleet.unfinished(load.accepted)), fleet.story(found[0].split()[0])]
+            )
+        ) from None
     assert results == [40 * load.payload["n"]] * len(results)
     infos = await asyncio.gather(*(fleet.client.get(i) for i in load.accepted))
     again = [(i.id, i.attempt, i.losses) for i in infos if i.attempt != 1 or i.losses]

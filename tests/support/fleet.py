@@ -210,9 +210,7 @@ class Fleet:
             whole = data[: data.rfind(b"\n") + 1]
             self._read += len(whole)
             self._events += [json.loads(line) for line in whole.splitlines()]
-        return [
-            e for e in self._events if name in ("", e["event"]) and all(e.get(k) == v for k, v in fields.items())
-        ]
+        return [e for e in self._events if name in ("", e["event"]) and all(e.get(k) == v for k, v in fields.items())]
 
     async def event(self, name: str, within: float = 10.0, **fields: Any) -> dict[str, Any]:
         """Return the first event *name* with *fields*, waiting for it."""
