@@ -446,7 +446,8 @@ def programs(draw: st.DrawFn, depth: int = 3, mode: str = "calm") -> Node:
         _kind("gather", some=same), _kind("group", some=less), _kind("anyio", st.booleans(), some=less),
         _kind("race", some=less), _kind("race", some=less), _kind("sema", size, some=same),
         _kind("queue", size, some=same), _kind("event", same, some=same), _kind("completed", st.just(calm), some=same),
-        _kind("shield", same), _kind("deep", st.integers(1, 7), same), _kind("timeout", same), _kind("wait_for", same), _kind("lazy", same),
+        _kind("shield", same), _kind("deep", st.integers(1, 7), same), _kind("timeout", same),
+        _kind("wait_for", same), _kind("lazy", same),
         _kind("nest", programs(min(depth - 1, 1), "cut")),
     ]  # fmt: skip
     if calm:

@@ -1,0 +1,105 @@
+"""
+A handler that is killed anywhere goes on where it was: generated programs, and the ones that once failed.
+
+What is asserted of each is in `tests/runtime/stage.py`; how a program reads, in `programs.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.runtime.programs import Node, programs
+from tests.runtime.stage import check
+
+STEP, OTHER = ("step", "plain"), ("step", "other")
+TWO: Node = ("seq", STEP, STEP)
+EVERYWHERE = list(range(12))  # after each of the first entries
+LOOPS = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+
+_few = settings(
+    deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    database=None,
+)  # fmt: skip
+# seeds, and where to kill; a failing program is already printed whole, and shrinking one takes minutes
+_seeds = st.integers(0, 1 << 20)
+_kills = st.lists(st.integers(0, 200), min_size=1, max_size=3)
+
+
+@LOOPS
+@settings(_few, max_examples=50)
+@given(program=programs(), seed=_seeds, kills=_kills)
+def test_a_program_killed_at_random_points_replays_to_the_same_identities_and_results(
+    uv: bool, program: Node, seed: int, kills: list[int]
+) -> None:
+    check(program, seed=seed, uv=uv, kills=kills)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@LOOPS
+@settings(_few, max_examples=1500)
+@given(program=programs(4), seed=_seeds, kills=_kills)
+def test_larger_programs_too(uv: bool, program: Node, seed: int, kills: list[int]) -> None:
+    check(program, seed=seed, uv=uv, kills=kills, replays=3)
+
+
+DIRECTED: dict[str, Node] = {
+    "a race": ("race", STEP, TWO, ("gather", STEP, OTHER)),
+    "losers that clean up": ("race", STEP, ("cleanup", TWO, OTHER), ("swallow", TWO, OTHER)),
+    "a loser whose undoing is retried, and marks what it gave up": ("race", STEP, ("cleanup", TWO, ("step", "shaky"))),
+    "a group that fails": ("group", TWO, ("boom", STEP), ("cleanup", TWO, STEP)),
+    "an anyio group that is cancelled": ("anyio", True, TWO, ("cleanup", TWO, STEP), STEP),
+    "semaphores": ("sema", 2, STEP, TWO, STEP, ("step", "shaky")),
+    "a queue": ("queue", 1, STEP, TWO, STEP, STEP),
+    "an event": ("event", TWO, STEP, STEP),
+    "bare coroutines as they are completed": ("completed", True, TWO, STEP, STEP, TWO),
+    "a shield that is cancelled": ("race", TWO, ("shield", ("seq", STEP, STEP, STEP))),
+    "deep combinators": ("race", ("deep", 7, STEP), ("deep", 3, TWO), TWO),
+    "a branch that a timer of the process ends without a trace": ("seq", ("late_child",), ("late",), STEP),
+    "foreign waits": ("gather", ("foreign", STEP), ("seq", STEP, ("foreign", OTHER)), TWO),
+    "another task on some runs": ("seq", STEP, ("lazy", ("race", STEP, TWO)), ("lazy", STEP)),
+    "steps in steps": ("gather", ("nest", ("gather", STEP, TWO)), ("nest", ("seq", ("step", "broken"), STEP))),
+    "waits that park": ("gather", ("sleep", 0.03), ("seq", STEP, ("sleep", 0.03), STEP)),
+}
+
+
+@LOOPS
+@pytest.mark.parametrize("name", DIRECTED)
+def test_a_program_killed_after_every_entry_goes_on_from_there(name: str, uv: bool) -> None:
+    for seed in range(2):
+        check(DIRECTED[name], seed=1000 * seed, uv=uv, kills=EVERYWHERE)
+
+
+@LOOPS
+def test_twenty_replays_are_one_run(uv: bool) -> None:
+    parts = ("race", TWO, ("gather", STEP, OTHER)), ("anyio", True, TWO, ("sema", 1, STEP, STEP)), ("group", STEP, TWO)
+    check(("gather", *parts), seed=7, uv=uv, kills=[], replays=20)
+
+
+def _fails(program: Node, **options: Any) -> bool:
+    try:
+        for seed in range(4):
+            check(program, seed=seed, uv=False, kills=[], **options)
+    except AssertionError:
+        return True
+    return False
+
+
+def test_an_engine_that_waits_for_one_quiet_turn_only_is_found_out() -> None:
+    found: list[Node] = []
+
+    @settings(_few, max_examples=100)
+    @given(programs(2))
+    def look(program: Node) -> None:
+        if not found and _fails(program, quiet_turns=1):
+            found.append(program)
+
+    look()
+    assert found, "the property does not see the difference"
+    assert not _fails(found[0]), found
+    # what was tried first: the loser's entry is already there when the winner's result is still on its way
+    assert _fails(("race", ("gather", STEP), TWO), quiet_turns=1)
