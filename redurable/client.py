@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from datetime import datetime
-from typing import Any, TypedDict, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -26,6 +26,7 @@ from redurable.config import namespace as namespace_of
 from redurable.errors import ConfigurationError, IdempotencyConflict, IntentFailed, UsageError
 from redurable.ids import IntentId, derived_id, new_id, partition_for
 from redurable.model import Entry, Envelope, IntentInfo, Outcome, Priority, Status
+from redurable.options import SendOptions, check_texts
 from redurable.runtime.handlers import spec_of
 from redurable.runtime.scope import scope_var
 from redurable.store import inspection
@@ -39,29 +40,6 @@ __all__ = ["Client", "SendOptions"]
 R = TypeVar("R")
 _WAVE = 4000  # intents of send_many under way at once
 _encode_envelope = msgspec.msgpack.Encoder().encode
-
-
-class SendOptions(TypedDict, total=False):
-    """
-    How an intent is sent.
-
-    Keys:
-        type: The handler's name within the queue, if several share it.
-        idempotency_key: A second send with it returns the first intent's id for as long as that intent is kept.
-        delay: Seconds, or a timedelta, before it may start.
-        deadline: An aware datetime, or seconds or a timedelta from now; then it ends TIMED_OUT.
-        priority: "high", "normal" or "low", among the fresh intents of the queue.
-        max_delivery_attempts: Owners that may be lost in a row; the handler's by default.
-        labels: Short texts to find it by.
-    """
-
-    type: str
-    idempotency_key: str | None
-    delay: Seconds | None
-    deadline: Moment | None
-    priority: Priority | str
-    max_delivery_attempts: int | None
-    labels: dict[str, str] | None
 
 
 class _Connected:
@@ -210,7 +188,7 @@ class Client:
                 hint="put the call into a step",
             )
         if type or idempotency_key or labels:
-            _check_texts(type, idempotency_key, labels)
+            check_texts(type, idempotency_key, labels)
         data = NIL if payload is None else encode(payload, "the payload", self._limit)
         if isinstance(to, str):
             queue = to
@@ -396,12 +374,3 @@ class Client:
 
 
 _LANES: dict[Any, str] = {p: f"q:{p.value}" for p in Priority}
-
-
-def _check_texts(type: Any, key: Any, labels: Any) -> None:
-    pairs = (labels or {}).items() if isinstance(labels, dict | None) else [(labels, labels)]
-    if not all(isinstance(text, str) for text in (type, key or "", *(t for pair in pairs for t in pair))):
-        raise ConfigurationError(
-            "type and idempotency_key are texts, labels a dict of texts",
-            hint='write {"order": "17"}, not {"order": 17}',
-        )

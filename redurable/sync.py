@@ -15,11 +15,11 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar, Unpack
 
 from redurable import client as _client
-from redurable.client import SendOptions
 from redurable.clock import Moment, Seconds
 from redurable.errors import UsageError
 from redurable.ids import IntentId
 from redurable.model import Entry, IntentInfo, Status
+from redurable.options import SendOptions
 from redurable.runtime import calls as _calls
 from redurable.runtime.bodies import on_loop
 from redurable.runtime.calls import scope_of_thread

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 import redis
@@ -82,10 +81,10 @@ async def all_is_well(fleet: Fleet, load: Load, unknown: int = 0) -> None:
 
 
 @pytest.fixture
-async def two(fleet: Fleet) -> AsyncIterator[Fleet]:
+async def two(fleet: Fleet) -> Fleet:
     """A fleet of two workers at work."""
     await fleet.start(2)
-    yield fleet
+    return fleet
 
 
 async def test_a_server_that_is_killed_and_restarted_loses_nothing(two: Fleet) -> None:

@@ -1,0 +1,46 @@
+"""
+The options of sending an intent, said once for every function that takes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from redurable.clock import Moment, Seconds
+from redurable.errors import ConfigurationError
+from redurable.model import Priority
+
+__all__ = ["SendOptions", "check_texts"]
+
+
+class SendOptions(TypedDict, total=False):
+    """
+    How an intent is sent.
+
+    Keys:
+        type: The handler's name within the queue, if several share it.
+        idempotency_key: A second send with it returns the first intent's id for as long as that intent is kept.
+        delay: Seconds, or a timedelta, before it may start.
+        deadline: An aware datetime, or seconds or a timedelta from now; then it ends TIMED_OUT.
+        priority: "high", "normal" or "low", among the fresh intents of the queue.
+        max_delivery_attempts: Owners that may be lost in a row; the handler's by default.
+        labels: Short texts to find it by.
+    """
+
+    type: str
+    idempotency_key: str | None
+    delay: Seconds | None
+    deadline: Moment | None
+    priority: Priority | str
+    max_delivery_attempts: int | None
+    labels: dict[str, str] | None
+
+
+def check_texts(type: Any, key: Any, labels: Any) -> None:
+    """Refuse, with a ConfigurationError, what could not be read again as the texts that an envelope holds."""
+    pairs = (labels or {}).items() if isinstance(labels, dict | None) else [(labels, labels)]
+    if not all(isinstance(text, str) for text in (type, key or "", *(t for pair in pairs for t in pair))):
+        raise ConfigurationError(
+            "type and idempotency_key are texts, labels a dict of texts",
+            hint='write {"order": "17"}, not {"order": 17}',
+        )
