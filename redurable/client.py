@@ -39,6 +39,7 @@ __all__ = ["Client", "SendOptions"]
 
 R = TypeVar("R")
 _WAVE = 4000  # intents of send_many under way at once
+_PART = 200
 _encode_envelope = msgspec.msgpack.Encoder().encode
 
 
@@ -158,10 +159,13 @@ class Client:
                 intent, answer = self._submit(connected, to, payload, **options)
                 ids.append(IntentId(intent))
                 answers.append(answer)
+                if len(answers) % _PART == 0:
+                    await asyncio.sleep(0)  # what is packed leaves, and Redis works at it while the next is packed
                 if len(answers) >= _WAVE:
-                    # answers come in order; the next part is packed while Redis works at this one
                     done, answers = answers[: _WAVE // 2], answers[_WAVE // 2 :]
-                    await asyncio.gather(*done)
+                    await done[-1]  # answers come in order: those before it are there
+                    for earlier in done:
+                        earlier.result()
         finally:
             if answers:
                 await asyncio.gather(*answers)
