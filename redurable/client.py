@@ -163,9 +163,8 @@ class Client:
                     await asyncio.sleep(0)  # what is packed leaves, and Redis works at it while the next is packed
                 if len(answers) >= _WAVE:
                     done, answers = answers[: _WAVE // 2], answers[_WAVE // 2 :]
-                    await done[-1]  # answers come in order: those before it are there
                     for earlier in done:
-                        earlier.result()
+                        await earlier  # a future that is done costs no turn
         finally:
             if answers:
                 await asyncio.gather(*answers)
