@@ -147,7 +147,8 @@ async def test_a_drain_does_no_harm(w: World, way: Any) -> None:
 
 
 @ways
-async def test_a_park_does_no_harm(w: World, way: Any) -> None:
+async def test_a_park_does_no_harm(w: World, way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redurable.runtime.conductor.SHORT", 0.1)
     ran: list[str] = []
 
     @step
@@ -157,7 +158,7 @@ async def test_a_park_does_no_harm(w: World, way: Any) -> None:
 
     async def body() -> str:
         found = await work("a")
-        await sleep(1.2)
+        await sleep(0.4)
         return found + await work("b")
 
     async def main(payload: None) -> str:
