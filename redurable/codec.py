@@ -24,6 +24,8 @@ _PLAIN: frozenset[type] = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 def _dump(value: Any) -> Any:
+    if isinstance(value, str):
+        return str.__str__(value)  # an IntentId, say
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="python")
@@ -31,6 +33,8 @@ def _dump(value: Any) -> Any:
 
 
 def _load(kind: type, value: Any) -> Any:
+    if isinstance(value, str) and isinstance(kind, type) and issubclass(kind, str):
+        return kind(value)
     validate = getattr(kind, "model_validate", None)
     if validate is not None:
         try:

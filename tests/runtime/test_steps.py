@@ -501,7 +501,6 @@ async def test_methods_can_be_steps(w: World) -> None:
     assert await w.call() == [11, 9]
 
 
-@pytest.mark.xfail(reason="codec: an IntentId is a str that msgspec does not know")
 async def test_the_id_of_a_sent_intent_is_a_result_like_any_other(w: World) -> None:
     @step
     async def sending() -> str:
