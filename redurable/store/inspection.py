@@ -108,9 +108,11 @@ def failures_of(entries: Iterable[bytes]) -> list[int]:
     failed: set[tuple[str, str, int | str]] = set()
     last: dict[str, int] = {}  # the last entry of each scope, undo work aside
     for seq, entry in live:
-        if isinstance(entry, AttemptFailed | CancelRequested | Compensating) or seq > begun:
+        scope = getattr(entry, "scope", None)
+        undo = seq > begun and scope is not None and scope.startswith("compensate")
+        if isinstance(entry, AttemptFailed | CancelRequested | Compensating) or undo:
             voided.add(seq)  # undo work that ran because of the failure is not the handler's history any more
-        elif (scope := getattr(entry, "scope", None)) is not None:
+        elif scope is not None:
             last[scope] = seq
     for seq, entry in live:
         if isinstance(entry, StepFailedEntry) and seq < begun:
