@@ -6,7 +6,7 @@ blocking read delivered is claimed by the next script call. A claim is handled o
 its attempts' first commands leave before the next cohort starts: Redis and the worker then work at the same time
 (without it they take turns; 65 to 85 % more with handlers that do real work).
 Suspects (the solo lane) run alone: a worker that holds nothing takes one at a time, a busy one stops claiming when
-suspects have waited for two seconds.
+suspects have waited for two seconds, the next busy one two seconds later, and so on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from redurable.clock import monotonic
 from redurable.errors import StoreError
 from redurable.events import emit
 from redurable.store.keeper import Keeper
+from redurable.store.keys import GROUP
 from redurable.store.multiplexer import Multiplexer
 from redurable.tasks import background
 
@@ -59,6 +60,7 @@ class _Consumer:
         self.limits = [self._limit(s) for s in self.streams]
         self.solo = [keeper.streams_of(queue)[1] for queue in worker.queues]
         self.suspects_since: float | None = None
+        self.patience = _SUSPECTS_WAIT
         self.rounds = 0
 
     def _limit(self, stream: str) -> str:
@@ -137,8 +139,7 @@ class _Consumer:
         if not worker.suspects.is_set() and self.suspects_since is None:
             return False
         worker.suspects.clear()
-        lengths = [await worker.store.mux.command("XLEN", s) for s in self.solo]
-        if not any(lengths):
+        if not await self._suspects_waiting():
             self.suspects_since = None
             return False
         if worker.idle():
@@ -151,9 +152,28 @@ class _Consumer:
                 return True
             self.suspects_since = None  # another worker has it
             return False
-        self.suspects_since = self.suspects_since or monotonic()
-        if monotonic() - self.suspects_since < _SUSPECTS_WAIT:
+        if self.suspects_since is None:
+            self.suspects_since = monotonic()
+            self.patience = _SUSPECTS_WAIT * (1 + await self._rank())
+        if monotonic() - self.suspects_since < self.patience:
             return False
         worker.freed.clear()
         await worker.freed.wait()
         return True
+
+    async def _suspects_waiting(self) -> bool:
+        """Whether a suspect of our queues is held by nobody: one that runs alone elsewhere is no reason to stop."""
+        for stream in self.solo:
+            if length := await self.worker.store.mux.command("XLEN", stream):
+                try:
+                    held = (await self.worker.store.mux.command("XPENDING", stream, GROUP))[0]
+                except StoreError:
+                    held = 0  # no group yet: nobody has read it
+                if length > held:
+                    return True
+        return False
+
+    async def _rank(self) -> int:
+        """Our place among all workers: they give way to suspects one after the other, not all at once."""
+        names = await self.worker.store.mux.command("HKEYS", self.keeper.keys.workers)
+        return sum(n.decode() < self.worker.id for n in names if not n.endswith(b"#"))

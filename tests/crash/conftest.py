@@ -15,17 +15,23 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
-def own_server() -> Iterator[PrivateServer]:
-    """A server with its append-only file on, that the test may kill, freeze and restart."""
-    with PrivateServer() as server:
+@pytest.fixture(scope="session")
+def shared_server() -> Iterator[PrivateServer]:
+    """A server on TCP that tests leave as it is; soon an old one, whose workers need no grace after their start."""
+    with PrivateServer(port=0) as server:
         yield server
 
 
 @pytest.fixture
-async def fleet(own_server: PrivateServer) -> AsyncIterator[Fleet]:
-    """Worker processes on `own_server`; whatever still runs afterwards is killed."""
-    async with Fleet(own_server) as fleet:
+async def fleet(shared_server: PrivateServer, namespace: str) -> AsyncIterator[Fleet]:
+    """Worker processes on `shared_server`, in a namespace of their own; what still runs afterwards is killed."""
+    async with Fleet(shared_server, namespace) as fleet:
         yield fleet
-        if fleet.events("task.failed") or fleet.events("loop.failed"):
-            print(fleet.log()[-5000:])
+
+
+@pytest.fixture
+async def lone_fleet() -> AsyncIterator[Fleet]:
+    """A fleet with a server of its own, its append-only file on, that the test may kill, freeze and restart."""
+    with PrivateServer() as server:
+        async with Fleet(server) as fleet:
+            yield fleet

@@ -52,7 +52,8 @@ async def _strike(fleet: Fleet, plan: Drill) -> set[int]:
     gone: set[int] = set()
     while len(gone) < plan.kills:
         victims = await until(lambda: _enough(fleet, gone), 30)
-        await asyncio.sleep(dice.uniform(0, 2) * plan.pace)
+        # whoever took over has to get a step done: three losses without progress would end an intent, rightly
+        await asyncio.sleep(0.25 + dice.uniform(0, 2) * plan.pace)
         victim = dice.choice(victims)
         os.kill(victim, signal.SIGKILL)
         gone.add(victim)

@@ -44,7 +44,8 @@ async def test_a_cut_tail_is_noticed_and_the_intent_is_replayed_to_its_end(fleet
     assert await check_all(await fleet.store()) == {"COMPLETED": 1}
 
 
-async def test_a_server_that_comes_back_without_the_tail_is_noticed_before_the_next_record(fleet: Fleet) -> None:
+async def test_a_server_that_comes_back_without_the_tail_is_noticed_before_the_next_record(lone_fleet: Fleet) -> None:
+    fleet = lone_fleet
     await fleet.start(1)
     intent = await fleet.client.send("gated", {"gate": "never", "before": 5, "after": 0})
     first = await fleet.line(intent, "gated99")

@@ -27,12 +27,14 @@ RESUMED = 2.0
 class Load:
     """Sends intents of *n* steps all the time, one by one, and knows which were accepted."""
 
-    def __init__(self, fleet: Fleet, n: int = 10, pause: float = 0.02) -> None:
+    def __init__(self, fleet: Fleet, n: int = 10, pause: float = 0.02, every: float = 0.02) -> None:
         self.fleet = fleet
         self.accepted: list[str] = []
         self.payload = {"n": n, "pause": pause}
         self._sending: asyncio.Task[None] | None = None
         self._url = fleet.url
+        self._every = every
+        self._stopping = False
 
     async def __aenter__(self) -> Load:
         self._sending = asyncio.create_task(self._send())
@@ -41,16 +43,14 @@ class Load:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._sending is not None
-        self._sending.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._sending
+        self._stopping = True
+        await asyncio.wait_for(self._sending, 20)
 
     async def _send(self) -> None:
         async with Client(self._url, namespace=self.fleet.namespace, patience=60) as client:
-            while True:
-                intent = await asyncio.shield(client.send("steps", self.payload))
-                self.accepted.append(intent)
-                await asyncio.sleep(0.02)
+            while not self._stopping:
+                self.accepted.append(await client.send("steps", self.payload))
+                await asyncio.sleep(self._every)
 
     async def resumed(self, since: float) -> float:
         """Return how long after *since* the first step began."""
@@ -58,8 +58,8 @@ class Load:
         return min(line.at for line in self.fleet.ledger() if line.at > since) - since
 
 
-async def all_is_well(fleet: Fleet, load: Load, unknown: int = 0) -> None:
-    """Assert what the module promises; *unknown* sends may have been stored though their sender never heard."""
+async def all_is_well(fleet: Fleet, load: Load) -> None:
+    """Assert what the module promises."""
     try:
         async with asyncio.timeout(30):
             results = await asyncio.gather(*(fleet.client.wait_for(i) for i in load.accepted))
@@ -75,53 +75,52 @@ async def all_is_well(fleet: Fleet, load: Load, unknown: int = 0) -> None:
     assert not again, f"{len(again)} of {len(infos)} lost an attempt: {again[:5]}\n{fleet.story(again[0][0])}"
     assert (await judge(fleet, load.accepted))["again"] == 0
     await fleet.reap()
-    found = await check_all(await fleet.store())
-    assert set(found) == {"COMPLETED"}
-    assert len(load.accepted) <= found["COMPLETED"] <= len(load.accepted) + unknown
+    # exactly what was accepted: no send was stored twice
+    assert await check_all(await fleet.store()) == {"COMPLETED": len(load.accepted)}
 
 
-@pytest.fixture
-async def two(fleet: Fleet) -> Fleet:
-    """A fleet of two workers at work."""
-    await fleet.start(2)
-    return fleet
-
-
-async def test_a_server_that_is_killed_and_restarted_loses_nothing(two: Fleet) -> None:
-    async with Load(two) as load:
+async def test_a_server_that_is_killed_and_restarted_loses_nothing(lone_fleet: Fleet) -> None:
+    await lone_fleet.start(2)
+    async with Load(lone_fleet) as load:
         for _ in range(2):
-            two.server.kill()
+            lone_fleet.server.kill()
             await asyncio.sleep(0.5)
-            two.server.start()
+            lone_fleet.server.start()
             back = time.monotonic()
             took = await load.resumed(back)
             print(f"killed: resumed {took * 1000:.0f} ms after the restart")
             assert took < RESUMED
             await asyncio.sleep(1.0)
-    await all_is_well(two, load, unknown=1)
+    await all_is_well(lone_fleet, load)
 
 
-async def test_a_server_that_stands_still_for_7_and_for_15_seconds_kills_nobody(two: Fleet) -> None:
-    async with Load(two) as load:
-        for seconds in (7, 15):
-            two.server.freeze()
-            await asyncio.sleep(seconds)
-            back = time.monotonic()
-            two.server.thaw()
-            took = await load.resumed(back)
-            print(f"frozen {seconds} s: resumed {took * 1000:.0f} ms after")
-            assert took < RESUMED
-            await asyncio.sleep(1.0)
-        await asyncio.sleep(6.0)  # what the detectors make of it shows when their grace is over
-    assert not two.events("worker.lost")
-    await all_is_well(two, load, unknown=1)
+async def _stand_still(seconds: float) -> None:
+    with PrivateServer() as server:
+        async with Fleet(server) as fleet:
+            await fleet.start(2)
+            async with Load(fleet, pause=0.05, every=0.1) as load:
+                server.freeze()
+                await asyncio.sleep(seconds)
+                back = time.monotonic()
+                server.thaw()
+                took = await load.resumed(back)
+                print(f"frozen {seconds} s: resumed {took * 1000:.0f} ms after")
+                assert took < RESUMED
+                await asyncio.sleep(6.0)  # what the detectors make of it shows when their grace is over
+            assert not fleet.events("worker.lost")
+            await all_is_well(fleet, load)
 
 
-async def test_connections_cut_one_by_one_under_load_do_no_harm(two: Fleet) -> None:
+async def test_a_server_that_stands_still_for_7_or_for_15_seconds_kills_nobody() -> None:
+    await asyncio.gather(_stand_still(7), _stand_still(15))
+
+
+async def test_connections_cut_one_by_one_under_load_do_no_harm(lone_fleet: Fleet) -> None:
     cuts = 0
-    async with Load(two) as load:
-        with redis.Redis(unix_socket_path=two.server.socket, protocol=2) as knife:
-            end = time.monotonic() + 6
+    await lone_fleet.start(2)
+    async with Load(lone_fleet) as load:
+        with redis.Redis(unix_socket_path=lone_fleet.server.socket, protocol=2) as knife:
+            end = time.monotonic() + 4
             while time.monotonic() < end:
                 mine = knife.client_id()
                 others = [c["id"] for c in knife.client_list() if int(c["id"]) != mine]
@@ -135,7 +134,7 @@ async def test_connections_cut_one_by_one_under_load_do_no_harm(two: Fleet) -> N
         assert await load.resumed(back) < RESUMED
     print(f"{cuts} connections cut over {len(load.accepted)} intents")
     assert cuts > 50
-    await all_is_well(two, load, unknown=1)
+    await all_is_well(lone_fleet, load)
 
 
 async def test_answers_that_are_lost_after_execution_repeat_nothing() -> None:
@@ -144,7 +143,7 @@ async def test_answers_that_are_lost_after_execution_repeat_nothing() -> None:
             await fleet.start(2)
             lost = 0
             async with Load(fleet) as load:
-                for word in [b"EVALSHA", b"XREADGROUP", b"EVALSHA"] * 12:
+                for word in [b"EVALSHA", b"XREADGROUP", b"EVALSHA"] * 6:
                     cut = proxy.lose_answer(word)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(cut, 1.0)
@@ -153,5 +152,5 @@ async def test_answers_that_are_lost_after_execution_repeat_nothing() -> None:
                 back = time.monotonic()
                 assert await load.resumed(back) < RESUMED
             print(f"{lost} answers lost over {len(load.accepted)} intents")
-            assert lost > 15
-            await all_is_well(fleet, load, unknown=1)
+            assert lost > 9
+            await all_is_well(fleet, load)

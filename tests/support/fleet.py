@@ -174,7 +174,10 @@ class Fleet:
 
     async def serving(self, pids: set[int]) -> None:
         """Return once each of *pids* has said that it started."""
-        await until(lambda: pids <= {e["pid"] for e in self.events("worker.started")}, 20)
+        try:
+            await until(lambda: pids <= {e["pid"] for e in self.events("worker.started")}, 20)
+        except AssertionError:
+            raise AssertionError(f"a worker did not start:\n{self.log()[-4000:]}") from None
 
     async def reap(self, within: float = 15.0) -> None:
         """Stop every process in order; return once all have ended."""

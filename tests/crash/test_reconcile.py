@@ -1,0 +1,42 @@
+"""What is lost from Redis behind the workers' backs is put back while they work: entries, timers, groups, streams."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.support.fleet import Fleet, until
+from tests.support.invariants import check_all
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_deleted_entries_timers_and_groups_are_put_back(fleet: Fleet) -> None:
+    (worker,) = await fleet.start(1, concurrency=2)
+    store = await fleet.store()
+    keys, mux = store.keys[0], store.mux
+    busy = [await fleet.client.send("gated", {"gate": "on", "before": 1, "after": 1}) for _ in range(2)]
+    await until(lambda: len([x for x in fleet.ledger() if x.step == "gated99"]) == 2)
+    queued = [await fleet.client.send("gated", {"gate": "on", "before": 1, "after": 1}) for _ in range(3)]
+    delayed = await fleet.client.send("steps", {"n": 1}, delay=6)
+    # one entry and one timer of each kind, then the groups of all streams, then a whole stream
+    lane, entry = (await mux.command("HGET", keys.head(queued[0]), "at")).decode().split("/")
+    await mux.command("XDEL", keys.stream("gated", lane), entry)
+    lane, entry = (await mux.command("HGET", keys.head(busy[0]), "at")).decode().split("/")
+    await mux.command("XDEL", keys.stream("gated", lane), entry)
+    await mux.command("ZREM", keys.timers, delayed)
+    for stream in [s.decode() for s in await mux.command("SMEMBERS", keys.streams)]:
+        if await mux.command("EXISTS", stream):
+            await mux.command("XGROUP", "DESTROY", stream, "rd")
+    await mux.command("DEL", keys.stream("gated", lane))
+    fleet.open("on")
+    results = await asyncio.wait_for(asyncio.gather(*(fleet.client.wait_for(i) for i in [*busy, *queued, delayed])), 40)
+    assert results == [[0, 99, 100]] * 5 + [40]
+    assert sum(e["count"] for e in fleet.events("intents.mended")) >= 4
+    infos = [await fleet.client.get(i) for i in [*busy, *queued, delayed]]
+    assert [info.losses for info in infos] == [0] * 6
+    assert worker.alive
+    assert not fleet.events("task.failed")
+    await fleet.reap()
+    assert await check_all(store) == {"COMPLETED": 6}
