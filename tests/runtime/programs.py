@@ -333,7 +333,7 @@ class Play:
             return await self.run(node, f"{at}.{i}")
 
         async def work() -> Any:
-            value = await self.run(first, at)
+            value = await self.run(first, at + "*")
             event.set()
             return value
 
