@@ -43,9 +43,9 @@ class Call:
 
     __slots__ = ("code", "due", "entry", "finish", "future", "identity", "state", "tries", "value")
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, state: int = ASKED) -> None:
         self.identity = identity
-        self.state = ASKED
+        self.state = state
         self.tries = 0
         self.due: int | None = None
         self.entry: Any = None

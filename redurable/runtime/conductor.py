@@ -20,7 +20,7 @@ from typing import Any
 from redurable.clock import monotonic, now_ms
 from redurable.errors import JournalMismatchError, Suspended
 from redurable.events import emit
-from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity
+from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity, inside_of
 from redurable.journal.rest import DURABLE, FOREIGN, QUIET_TURNS, SHARED, foreign_wait, more_turns, where
 from redurable.model import Compensating, StepTried, TimerSet
 from redurable.runtime.cancellation import Cancellation
@@ -115,8 +115,10 @@ class Conductor:
         """Register a call of *scope*; see `Cursor.ask`."""
         self.check()
         if self.draining:
+            # it waits for the drain's end and never starts, so the bodies that it is made in cannot end here
+            self._bodies = {b for b in self._bodies if not identity[0].startswith(inside_of(b.identity))}
             self._unwind_when_idle()
-            raise self.signal or Suspended("draining")
+            return Call(identity, ABANDONED)
         self.leave_fast()
         scope.durable = True
         try:
@@ -150,8 +152,7 @@ class Conductor:
         if call.state == DONE:
             return
         self.check()
-        inside = INSIDE in call.identity[0]
-        if inside and call.state == ASKED:
+        if call.state == ASKED and INSIDE in call.identity[0]:
             delay = (call.due - now_ms()) / 1000 if call.due is not None else 0.0
             if delay > 0:
                 await asyncio.sleep(delay)
@@ -253,8 +254,7 @@ class Conductor:
         for timer in (self._timer, self._hold_timer):
             if timer is not None:
                 timer.cancel()
-        futures = list(self._futures)
-        for future in futures:
+        for future in self._futures:
             if not future.done():
                 future.set_exception(signal)
         running = asyncio.current_task()
@@ -262,7 +262,7 @@ class Conductor:
             task = scope.task
             if task is None or task.done() or task is running or not (scope.durable or scope is self.main):
                 continue
-            if getattr(task, "_fut_waiter", None) not in futures:
+            if getattr(task, "_fut_waiter", None) not in self._futures:
                 task.cancel()
         if self.on_unwound is not None:
             self.on_unwound()
@@ -274,7 +274,7 @@ class Conductor:
         self._unwind_when_idle()
 
     def _unwind_when_idle(self) -> None:
-        if not self._bodies and not (self.main.step is not None) and self.recorder.idle:
+        if not self._bodies and self.recorder.idle:
             self.unwind(Suspended("the worker is draining"))
 
     def kick(self) -> None:
