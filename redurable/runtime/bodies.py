@@ -12,6 +12,7 @@ import concurrent.futures
 import contextvars
 import functools
 import importlib
+import inspect
 import multiprocessing
 import os
 import threading
@@ -27,7 +28,7 @@ from redurable.errors import ConfigurationError, StepProcessLost
 from redurable.runtime.scope import Scope
 from redurable.tasks import background
 
-__all__ = ["close_pools", "in_process", "in_thread", "on_loop", "thread_pool"]
+__all__ = ["awaited", "close_pools", "in_process", "in_thread", "on_loop", "thread_pool"]
 
 T = TypeVar("T")
 _threads: concurrent.futures.ThreadPoolExecutor | None = None
@@ -64,6 +65,11 @@ async def in_thread(scope: Scope, function: Callable[..., T], args: Any, kwargs:
             scope.thread = before
 
     return await asyncio.get_running_loop().run_in_executor(thread_pool(), run)
+
+
+async def awaited(value: Any) -> Any:
+    """Return what a plain function gave; a coroutine (it was a lambda around an async call, say) is awaited first."""
+    return await value if inspect.iscoroutine(value) else value
 
 
 def on_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:

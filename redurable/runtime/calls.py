@@ -23,6 +23,7 @@ from redurable.errors import UsageError
 from redurable.journal.cursor import RUNNING
 from redurable.model import TimerFired, TimerSet
 from redurable.retry import Retry
+from redurable.runtime.bodies import awaited
 from redurable.runtime.scope import Scope, current_scope
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform
@@ -92,9 +93,23 @@ def current() -> Current:
 
 
 def idempotency_key() -> str:
-    """Return a key that is the same on every attempt of this step, for APIs that take one."""
-    scope = _needed("idempotency_key()")
-    return f"{scope.attempt.lease.id}:{scope.place().rstrip('>')}"
+    """
+    Return a key that is the same on every try of this step and unlike any other step's, for APIs that take one.
+
+    53 ASCII characters that begin with the intent's id, fit for a header. Outside any worker it is a new one each time.
+
+    Raises:
+        UsageError: In a handler, but in no step: two calls made there would share the key.
+    """
+    scope = current_scope("idempotency_key()")
+    if scope is None:
+        return str(uuid.uuid4())
+    if not scope.inside:
+        raise UsageError(
+            "idempotency_key() names a step; it was called outside of one",
+            hint="make the call that takes the key in a step",
+        )
+    return f"{scope.attempt.lease.id}-{hashlib.blake2b(scope.place().encode(), digest_size=8).hexdigest()}"
 
 
 def fencing_token() -> int:
@@ -197,15 +212,17 @@ class _Run:
         """
         Call *function* as a step named *name*; a plain function runs in a thread.
 
+        What it returns is awaited if it is a coroutine: `run("ask", lambda: client.ask(question))`.
+
         Raises:
             StepFailed: It failed for good.
         """
         spec = StepSpec(function, name=name, **self._options)
         scope = current_scope(f"run({name!r})")
         if scope is None:
-            if asyncio.iscoroutinefunction(function):
+            if spec.run_in == "loop":
                 return await function(*args, **kwargs)
-            return await asyncio.to_thread(function, *args, **kwargs)
+            return await awaited(await asyncio.to_thread(function, *args, **kwargs))
         return await perform(scope, spec, spec.number(scope, args, kwargs), args, kwargs)
 
     def with_(

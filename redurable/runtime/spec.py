@@ -52,7 +52,8 @@ class StepSpec:
             raise ConfigurationError(f"step(run_in=) is 'loop', 'thread' or 'process', not {run_in!r}")
         if on_cancel not in ("finish", "interrupt"):
             raise ConfigurationError(f"step(on_cancel=) is 'finish' or 'interrupt', not {on_cancel!r}")
-        coroutine = inspect.iscoroutinefunction(function)
+        # of an object that can be called, its method tells
+        coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
         if coroutine and run_in not in (None, "loop"):
             raise ConfigurationError(
                 f"step {function.__qualname__} is async and runs on the loop", code="BAD_HANDLER",

@@ -27,7 +27,7 @@ from redurable.journal.cursor import RUNNING, UNSET, Call
 from redurable.journal.fingerprint import changed
 from redurable.model import ErrorInfo, StepDone, StepFailedEntry, StepTried
 from redurable.retry import Retry
-from redurable.runtime.bodies import in_process, in_thread, on_loop
+from redurable.runtime.bodies import awaited, in_process, in_thread, on_loop
 from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.spec import OnCancel, RunIn, StepSpec
 
@@ -118,7 +118,7 @@ async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any
                 return await spec.function(*args, **kwargs)
             if spec.run_in == "process":
                 return await in_process(spec.function, args, kwargs, spec.typed.annotation)
-            return await in_thread(scope, spec.function, args, kwargs)
+            return await awaited(await in_thread(scope, spec.function, args, kwargs))
     finally:
         scope.path, scope.step = before
 

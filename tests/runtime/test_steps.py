@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from redurable import Retry, RetryLater, Status, StepFailed, TerminalError, idempotency_key, run, step
+from redurable import Retry, RetryLater, Status, StepFailed, TerminalError, UsageError, idempotency_key, run, step
 from redurable.model import Reason, StepDone, StepFailedEntry, StepTried
 from tests.runtime.world import World, again
 
@@ -450,6 +450,79 @@ async def test_a_step_outside_any_worker_is_an_ordinary_call() -> None:
     assert halve(4) == 2
     assert await halve.aio(8) == 4
     assert await run("d", double, 5) == 10
+
+
+async def test_run_takes_whatever_gives_a_coroutine(w: World) -> None:
+    class Adder:
+        def __init__(self, base: int) -> None:
+            self.base = base
+
+        async def __call__(self, n: int) -> int:
+            return self.base + n
+
+    async def double(n: int) -> int:
+        await asyncio.sleep(0)
+        return 2 * n
+
+    async def both() -> list[int]:
+        return [await run("add", Adder(10), 1), await run("double", lambda: double(4))]
+
+    async def main(payload: None) -> list[int]:
+        found = await both()
+        again(1)
+        return found
+
+    assert await both() == [11, 8]  # outside any worker
+    await w.serve(main)
+    assert await w.call() == [11, 8]
+
+
+async def test_an_idempotency_key_is_a_steps_own_and_fit_for_a_header(w: World) -> None:
+    keys: dict[str, list[str]] = {}
+
+    def keep(what: str) -> None:
+        keys.setdefault(what, []).append(idempotency_key())
+
+    async def inner(what: str) -> None:
+        keep(what)
+
+    @step(name="bezahlen für alle, die es wünschen " * 9)
+    async def outer(what: str) -> None:
+        keep(what)
+        await asyncio.gather(run("inner", inner, f"{what} 1"), run("inner", inner, f"{what} 2"))
+        keep(what)
+        if len(keys[what]) == 2:
+            await w.lose(intent)
+
+    async def main(payload: None) -> str:
+        await outer("a")
+        await outer("b")
+        with pytest.raises(UsageError) as refused:
+            idempotency_key()
+        return refused.value.message
+
+    intent = await w.send()
+    await w.serve(main)
+    assert await w.result(intent) == "idempotency_key() names a step; it was called outside of one"
+    assert {what: len(tries) for what, tries in keys.items()} == {
+        "a": 4,
+        "a 1": 1,
+        "a 2": 1,
+        "b": 4,
+        "b 1": 1,
+        "b 2": 1,
+    }
+    assert [len(set(tries)) for tries in keys.values()] == [1] * 6
+    assert len({key for tries in keys.values() for key in tries}) == 6
+    assert all(re.fullmatch(rf"{intent}-[0-9a-f]{{16}}", key) for tries in keys.values() for key in tries)
+
+
+async def test_an_idempotency_key_outside_any_worker_is_a_new_one() -> None:
+    @step
+    async def paid() -> str:
+        return idempotency_key()
+
+    assert await paid() != await paid()
 
 
 async def test_what_is_inside_a_call_named_by_its_caller_is_found_again(w: World) -> None:
