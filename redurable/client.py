@@ -19,6 +19,7 @@ from typing import Any, TypeVar, Unpack, overload
 
 import msgspec
 
+from redurable.archive import Archive
 from redurable.clock import Moment, Seconds, deadline_ms, seconds
 from redurable.codec import NIL, digest, encode, typed
 from redurable.config import max_payload
@@ -51,7 +52,7 @@ class _Connected:
         self.results = Results(store, secrets.token_hex(6))
 
 
-class Client:
+class Client(Archive):
     """
     Sends intents to queues, and operates on them.
 
@@ -97,6 +98,9 @@ class Client:
                 await store.start()
                 self._connected = _Connected(store)
             return self._connected
+
+    async def _store(self) -> Store:
+        return (await self._open()).store
 
     @overload
     async def send(

@@ -3,13 +3,13 @@ Every error that redurable raises, with a stable code each.
 
     RedurableError
     ├── ConfigurationError      BAD_URL NO_SERVER UNKNOWN_MODULE UNKNOWN_HANDLER BAD_HANDLER BAD_ARGUMENT
-    │                           UNSUPPORTED_PLATFORM NAMESPACE_TOO_NEW QUEUE_TAKEN
+    │                           UNSUPPORTED_PLATFORM NAMESPACE_TOO_NEW QUEUE_TAKEN BAD_IMPORT
     ├── StoreError              STORE_ERROR
     │   └── StoreUnavailable    STORE_UNAVAILABLE AUTH_FAILED
     ├── SerialisationError      NOT_SERIALISABLE TYPE_MISMATCH
     │   └── PayloadTooLarge     PAYLOAD_TOO_LARGE
     ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND
-    ├── WrongState              WRONG_STATE
+    ├── WrongState              WRONG_STATE INTENT_EXISTS
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT
     ├── IntentFailed            INTENT_FAILED (another intent ended without a result)
     ├── StepFailed              STEP_FAILED (a step of this intent failed for good)

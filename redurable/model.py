@@ -15,6 +15,8 @@ The state of an intent, with the script that walks each edge:
     cancel, expire    CREATED | SUBMITTED, never claimed -> CANCELED | TIMED_OUT
                       else a `CancelRequested` entry, which the handler meets at its place in the journal
     redrive           FAILED | CANCELED | TIMED_OUT -> SUBMITTED, its journal kept
+    delete            COMPLETED | FAILED | CANCELED | TIMED_OUT -> none
+    import            none -> CREATED | SUBMITTED | WAITING | COMPLETED | FAILED | CANCELED | TIMED_OUT
 
 What holds in each state:
     CREATED      a timer (`start`) leads on; no stream entry

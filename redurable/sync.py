@@ -136,6 +136,18 @@ class Client:
         """Continue a failed intent with its journal; see `redurable.Client.retry`."""
         self._wait(self._client.retry(intent))
 
+    def delete(self, intent: str) -> None:
+        """Remove a finished intent now; see `redurable.Client.delete`."""
+        self._wait(self._client.delete(intent))
+
+    def export(self, intent: str) -> dict[str, Any]:
+        """Return all that is stored of *intent*; see `redurable.Client.export`."""
+        return self._wait(self._client.export(intent))
+
+    def import_(self, record: dict[str, Any]) -> bool:
+        """Store an exported intent; see `redurable.Client.import_`."""
+        return self._wait(self._client.import_(record))
+
 
 def _durable(what: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     scope = scope_of_thread(what)

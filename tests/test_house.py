@@ -24,10 +24,10 @@ PACKAGE = ROOT / "redurable"
 # From the top down. A module may import its own floor and those below, lazily and for types too.
 FLOORS = (
     frozenset({"cli", "gateway", "telemetry", "testing", "integrations", "bench", "demo", "__main__"}),
-    frozenset({"client", "sync", "worker"}),
+    frozenset({"client", "archive", "sync", "worker"}),
     frozenset({"runtime"}),
     frozenset({"journal", "store"}),
-    frozenset({"codec", "retry", "clock", "events", "config", "options", "tasks"}),
+    frozenset({"codec", "retry", "clock", "events", "config", "options", "portable", "tasks"}),
     frozenset({"errors", "model", "ids"}),
 )
 STRANGERS = frozenset({("journal", "store"), ("store", "journal")})

@@ -1,5 +1,5 @@
 """
-`redurable intents`: look at intents, cancel them, retry them.
+`redurable intents`: look at intents, cancel them, retry them; `archive` has what moves and removes them.
 
 Payloads, results and the values of steps may be secrets: they are shown only where `--values` asks for them.
 """
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redurable.cli import entries
+from redurable.cli import archive, entries
 from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import age, fields, iso, moment, note, print_json, print_line, run, table
 from redurable.errors import NotFound
@@ -20,7 +20,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Look at intents, cancel them, retry them.",
+    help="Look at intents, cancel them, retry them, move and remove them.",
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -288,3 +288,6 @@ def retry(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: A
                     print_line(f"{intent}  SUBMITTED")
 
     run(work())
+
+
+archive.register(app)

@@ -52,7 +52,7 @@ from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform, step_spec
 from redurable.store.lease import Lease
-from redurable.store.store import KEEP_COMPLETED_MS, KEEP_OTHER_MS, pack_outcome
+from redurable.store.store import pack_outcome
 from redurable.tasks import background
 
 __all__ = ["Attempt"]
@@ -337,11 +337,7 @@ class Attempt:
     async def _settle(self, status: Status, data: bytes = NIL, error: ErrorInfo | None = None) -> str:
         await self.recorder.settled()
         outcome = Outcome(status, msgspec.Raw(data), error)
-        if status is Status.COMPLETED:
-            keep = KEEP_COMPLETED_MS if self.spec.retention is None else int(self.spec.retention * 1000)
-        else:
-            keep = KEEP_OTHER_MS
-        word = await self.lease.settle(status.value, pack_outcome(outcome), keep)
+        word = await self.lease.settle(status.value, pack_outcome(outcome), self.spec.keep_ms(status))
         return status.value if word == b"OK" else await self._refused(word)
 
     async def _refused(self, word: bytes) -> str:

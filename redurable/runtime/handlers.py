@@ -24,8 +24,10 @@ import msgspec
 from redurable.clock import Seconds, seconds
 from redurable.codec import Typed, typed
 from redurable.errors import ConfigurationError, SerialisationError
+from redurable.model import Status
 from redurable.retry import Retry
 from redurable.store.keys import check_queue
+from redurable.store.store import KEEP_COMPLETED_MS, KEEP_OTHER_MS
 
 __all__ = ["Depends", "HandlerSpec", "Resources", "handler", "lifespan", "load_handlers", "spec_of"]
 
@@ -33,6 +35,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 OnChange = Literal["warn", "hold", "ignore"]
+KEEP_COMPLETED, KEEP_OTHER = KEEP_COMPLETED_MS / 1000, KEEP_OTHER_MS / 1000  # s
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Depends:
 
 @dataclass(slots=True, eq=False)
 class HandlerSpec:
-    """A handler and its policy. Times in seconds; `retention` is for completed intents; type "" is the only one."""
+    """A handler and its policy, as `handler` explains it. Times in seconds; type "" is the only one."""
 
     function: Callable[..., Any]
     queue: str
@@ -53,7 +56,8 @@ class HandlerSpec:
     max_delivery_attempts: int = 3
     timeout: float | None = None
     attempt_timeout: float | None = None
-    retention: float | None = None
+    retention: float = KEEP_COMPLETED
+    failed_retention: float = KEEP_OTHER
     on_code_change: OnChange = "warn"
     strict: bool = False
     _arguments: dict[str, Typed] = field(default_factory=dict)
@@ -77,6 +81,10 @@ class HandlerSpec:
         self._resolve()
         assert self._result is not None
         return self._result
+
+    def keep_ms(self, status: Status) -> int:
+        """Return how long (ms) an intent is kept that ended with *status*."""
+        return int((self.retention if status is Status.COMPLETED else self.failed_retention) * 1000)
 
     def _resolve(self) -> None:
         if self._resolved:
@@ -158,6 +166,7 @@ def handler(
     timeout: Seconds | None = None,
     attempt_timeout: Seconds | None = None,
     retention: Seconds | None = None,
+    failed_retention: Seconds | None = None,
     on_code_change: OnChange = "warn",
     strict: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
@@ -172,6 +181,7 @@ def handler(
     timeout: Seconds | None = None,
     attempt_timeout: Seconds | None = None,
     retention: Seconds | None = None,
+    failed_retention: Seconds | None = None,
     on_code_change: OnChange = "warn",
     strict: bool = False,
 ) -> Any:
@@ -186,6 +196,7 @@ def handler(
         timeout: Seconds from sending to the deadline, for intents sent to this function without a deadline.
         attempt_timeout: Seconds for one attempt, after which it fails with TimeoutError.
         retention: Seconds that a completed intent is kept; 7 days by default.
+        failed_retention: Seconds that one is kept which the handler ended otherwise; 30 days by default.
         on_code_change: When a recorded step's code differs now: "warn", "hold" (fail the attempt), or "ignore".
         strict: Make a wait that is not durable an error, when it outlasts a few seconds.
     """
@@ -206,7 +217,8 @@ def handler(
             max_delivery_attempts=max_delivery_attempts,
             timeout=None if timeout is None else seconds(timeout, "handler(timeout=)"),
             attempt_timeout=None if attempt_timeout is None else seconds(attempt_timeout, "handler(attempt_timeout=)"),
-            retention=None if retention is None else seconds(retention, "handler(retention=)"),
+            retention=KEEP_COMPLETED if retention is None else seconds(retention, "handler(retention=)"),
+            failed_retention=KEEP_OTHER if failed_retention is None else seconds(failed_retention, "failed_retention"),
             on_code_change=on_code_change,
             strict=strict,
         )

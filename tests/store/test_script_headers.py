@@ -15,7 +15,7 @@ from redurable.store import scripts
 from redurable.store.scripts import CHUNK, Script, load, load_all, parse
 
 ALL = load_all()
-PARTS = ("enqueue", "rearm", "finish", "interrupt")
+PARTS = ("enqueue", "rearm", "finish", "interrupt", "remove")
 FINAL = {status.value for status in Status if status.final}
 STATES = {status.value for status in Status} - {"DELIVERED"} | {"none", "any"}
 CALLERS = {"owner", "worker", "client"}
@@ -79,7 +79,7 @@ def test_a_file_is_short_and_its_lines_too(script: Script) -> None:
 
 
 def test_what_frees_memory_runs_when_it_is_full(script: Script) -> None:
-    adds = {"submit", "schedule", "record", "checkpoint", "note", "redrive", "wake", "watch", "open"}
+    adds = {"submit", "schedule", "record", "checkpoint", "note", "redrive", "wake", "watch", "open", "import"}
     assert (script.name in adds) == (script.flags == ())
 
 
@@ -179,8 +179,10 @@ class TestDiagram:
         assert drawn == moving
 
     def test_the_edges_that_are_spelled_out_are_those_of_the_headers(self) -> None:
-        lines = re.findall(r"^ +([a-z, ]+?) {2,}([A-Z_| ]+?)(?:, never claimed)? -> ([A-Z_| ]+)", self.drawing, re.M)
-        assert [line[0] for line in lines] == ["cancel, expire", "redrive"]
+        lines = re.findall(
+            r"^ +([a-z, ]+?) {2,}(none|[A-Z_| ]+?)(?:, never claimed)? -> (none|[A-Z_| ]+)", self.drawing, re.M
+        )
+        assert [line[0] for line in lines] == ["cancel, expire", "redrive", "delete", "import"]
         for verbs, before, after in lines:
             for verb in verbs.split(", "):
                 assert _states(before) <= _states(load(verb).before)

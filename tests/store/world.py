@@ -48,6 +48,10 @@ OPEN = ("CREATED", "SUBMITTED", "DELIVERED", "IN_PROGRESS", "WAITING")
 FINAL = ("COMPLETED", "FAILED", "CANCELED", "TIMED_OUT")
 _ENDS = {"cancel": "CANCELED", "expire": "TIMED_OUT", "recover": "FAILED"}
 STATES = ("GONE", *OPEN, *FINAL)
+IMPORTED: dict[str, Any] = {
+    "status": "SUBMITTED", "fields": ["queue", QUEUE, "created", NOW_MS], "entries": [STEP], "kept": [],
+    "keep": NOW_MS + DAY, "result": "",
+}  # fmt: skip
 
 
 def result_of(status: str) -> bytes:
@@ -170,12 +174,15 @@ class World:
             "head": keys.head(intent), "journal": keys.journal(intent), "envelope": keys.envelope(intent),
             "outcome": keys.outcome(intent), "cursors": keys.checkpoint(intent), "timers": keys.timers,
             "streams": keys.streams, "view": view, "continuation": keys.stream(QUEUE, UNPINNED),
+            "done": keys.done, "failed": keys.failed,
             "solo": keys.stream(QUEUE, SOLO), "workers": keys.workers, "streams*": [*self.streams, self.solo],
         }[name]  # fmt: skip
 
     async def _arg(self, name: str, verb: str, given: dict[str, Any]) -> Any:
         if name in ("at", "lane", "entry", "seen", "expected"):
             return await self._place(name, verb)
+        if verb == "import" and name in IMPORTED:
+            return IMPORTED[name]
         length = await self.mux.command("LLEN", self.keys.journal(self.id))
         own = length - (self.lease.base if self.lease else 0)
         return {
@@ -200,7 +207,7 @@ class World:
             return {"cancel": CANCEL, "expire": TIMEOUT, "redrive": REOPENED}.get(verb, entry)
         if verb == "recover":
             return lane
-        if verb in ("submit", "schedule") or (verb == "fire" and (await self.status()) == "CREATED"):
+        if verb in ("submit", "schedule", "import") or (verb == "fire" and (await self.status()) == "CREATED"):
             return "q:normal"
         return UNPINNED
 

@@ -36,7 +36,7 @@ _KINDS = {
 _FIELDS = {
     "status", "queue", "created", "at", "reply", "digest", "max", "deadline", "lane", "start", "wake", "reason",
     "fence", "attempt", "base", "started", "finished", "losses", "lost", "canceling", "watch", "cursors", "redriven",
-    "changed",
+    "changed", "imported",
 }  # fmt: skip
 
 

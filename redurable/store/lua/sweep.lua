@@ -5,6 +5,7 @@
 -- args   id
 -- reply  OK | EARLY | WRONG_STATE
 -- flags  allow-oom
+-- uses   remove
 local due = redis.call('ZSCORE', view, id)
 if due and tonumber(due) > now_ms() then return 'EARLY' end
 local status = redis.call('HGET', head, 'status')
@@ -12,6 +13,5 @@ if status and not ended(status) then
   redis.call('ZREM', view, id)
   return 'WRONG_STATE'
 end
-redis.call('DEL', head, envelope, journal, outcome, cursors)
-redis.call('ZREM', view, id)
+remove(id, {view}, head, envelope, journal, outcome, cursors)
 return 'OK'

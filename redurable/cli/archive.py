@@ -1,0 +1,149 @@
+"""`redurable intents delete | export | import`: whole intents, removed, taken out and put in."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from redurable.cli.common import AsJson, Namespace, Url, client_of
+from redurable.cli.output import note, print_json, print_line, run
+from redurable.errors import ConfigurationError, RedurableError
+from redurable.model import Status
+
+__all__ = ["register"]
+
+_ALL = 1 << 31
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The intents.")]
+Some = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="The intents; or choose them by options.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to those of `redurable intents`."""
+    app.command("delete")(delete)
+    app.command("export")(export)
+    app.command("import")(import_)
+
+
+def delete(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """
+    Remove finished intents now, whatever their retention; export them first if they may be missed.
+
+    An open intent is refused: cancel it first. An idempotency key of a deleted intent may be used again.
+
+    JSON: one object a line: id, answer.
+    """
+
+    async def work() -> None:
+        async with client_of(url, namespace) as client:
+            for intent in intents:
+                await client.delete(intent)
+                _tell(intent, "DELETED", as_json)
+
+    run(work())
+
+
+def export(
+    intents: Some = None,
+    queue: Annotated[str | None, typer.Option("--queue", "-q", help="Those of this queue.")] = None,
+    status: Annotated[Status | None, typer.Option("--status", "-s", help="Those in this state.")] = None,
+    label: Annotated[str | None, typer.Option("--label", "-l", metavar="K=V", help="Those with this label.")] = None,
+    url: Url = None,
+    namespace: Namespace = None,
+) -> None:
+    """
+    Write intents to stdout, with payload, journal and outcome: one JSON object a line. They go on undisturbed.
+
+    [bold]redurable intents export ID > intent.jsonl[/bold]
+
+    [bold]redurable intents export --queue orders --status FAILED > dead.jsonl[/bold]
+
+    The file holds payloads and results, which may be secrets; sealed ones (--codec) stay sealed.
+    """
+    from redurable.cli.send import split_label
+
+    if not intents and queue is None and status is None and label is None:
+        raise ConfigurationError("no intent is named", hint="give ids, or choose by --queue, --status or --label")
+    if intents and (queue is not None or status is not None or label is not None):
+        raise ConfigurationError("ids and options cannot both choose", hint="give ids, or --queue, --status, --label")
+    pair = split_label(label) if label is not None else None
+
+    async def work() -> int:
+        async with client_of(url, namespace) as client:
+            ids = intents or [
+                found.id for found in await client.list(queue=queue, status=status, label=pair, limit=_ALL)
+            ]
+            for intent in ids:
+                print_json(await client.export(intent))
+            return len(ids)
+
+    note(f"{run(work())} exported")
+
+
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE | -", help="What `export` wrote, or - for stdin.")],
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Store exported intents under their ids.
+
+    Open ones go on from their journals at once; finished ones are kept for their retention, and for a day at least.
+    One that is there already, exactly as in the file, is left as it is; another with its id is an error
+    (INTENT_EXISTS). What was stored before an error stays, and the file may be given again.
+
+    JSON: one object a line: id, answer (IMPORTED or PRESENT).
+    """
+
+    async def work() -> None:
+        async with client_of(url, namespace) as client:
+            for number, line in _lines(file):
+                with _at(file, number):
+                    record = _object(line)
+                    new = await client.import_(record)
+                _tell(record["id"], "IMPORTED" if new else "PRESENT", as_json)
+
+    run(work())
+
+
+def _tell(intent: str, answer: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": intent, "answer": answer})
+    else:
+        print_line(f"{intent}  {answer}")
+
+
+def _lines(file: str) -> Iterator[tuple[int, str]]:
+    try:
+        with sys.stdin if file == "-" else Path(file).open(encoding="utf-8") as source:
+            for number, line in enumerate(source, 1):
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{file} is no text", code="BAD_IMPORT") from None
+
+
+def _object(line: str) -> dict[str, Any]:
+    import msgspec
+
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.MsgspecError:  # its message may quote the text
+        raise ConfigurationError("this is no JSON object", code="BAD_IMPORT") from None
+
+
+@contextlib.contextmanager
+def _at(file: str, number: int) -> Iterator[None]:
+    """Name the line in whatever is wrong with it."""
+    try:
+        yield
+    except RedurableError as error:
+        error.message = f"{file}, line {number}: {error.message}"
+        raise

@@ -1,0 +1,149 @@
+"""
+Whole intents out of the store and into it: export, import, delete.
+
+An export is one moment of its intent: the head is read before and after the rest, and again until it held still (the
+journal only grows meanwhile). An import writes all or nothing under the id the intent had; what was under way when it
+was exported is deliverable again. Each may be repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from redurable.clock import now_ms
+from redurable.errors import ConfigurationError, NotFound, WrongState
+from redurable.ids import partition_of
+from redurable.model import Status
+from redurable.portable import Parts, pack, token_of, unpack
+from redurable.store.keys import FRESH_LANES, UNPINNED, check_queue
+from redurable.store.scripts import load
+from redurable.store.store import Store
+
+__all__ = ["CHUNK", "delete", "export", "import_record", "journal_of"]
+
+CHUNK = 500  # entries of one read
+_KEPT_AT_LEAST = 86_400_000  # ms that a finished intent stays after its import, however old it is
+_TRIES = 20
+_delete, _import = load("delete"), load("import")
+
+
+async def journal_of(store: Store, intent: str) -> list[bytes]:
+    """Return the journal of *intent*, read in chunks, as long as it was when the last one was read."""
+    key, found = store.keys_of(intent).journal(intent), list[bytes]()
+    while True:
+        part = await store.mux.command("LRANGE", key, len(found), len(found) + CHUNK - 1)
+        found += part
+        if len(part) < CHUNK:
+            return found
+
+
+async def _head(store: Store, intent: str) -> dict[str, bytes]:
+    flat = await store.mux.command("HGETALL", store.keys_of(intent).head(intent))
+    if not flat:
+        raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
+    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+async def export(store: Store, intent: str) -> dict[str, Any]:
+    """
+    Return the record of *intent* (see `redurable.portable`): all that the store holds of it at one moment.
+
+    Raises:
+        NotFound: It is not there.
+        WrongState: It changed hands again and again meanwhile.
+    """
+    keys, mux = store.keys_of(intent), store.mux
+    head = await _head(store, intent)
+    for _ in range(_TRIES):
+        short = head.pop("outcome", None)
+        body = mux.command("GET", keys.envelope(intent))
+        long = mux.command("GET", keys.outcome(intent))
+        cursors = mux.command("HGETALL", keys.checkpoint(intent))
+        removal = mux.command("ZSCORE", keys.done if head["status"] == b"COMPLETED" else keys.failed, intent)
+        journal = await journal_of(store, intent)
+        flat, score, data = await cursors, await removal, await body
+        outcome = await long or short or b""
+        after = await _head(store, intent)
+        if after == head | ({} if short is None else {"outcome": short}):
+            texts = {name: value.decode() for name, value in head.items()}
+            parts = Parts(
+                head=texts,
+                body=data or b"",
+                journal=journal,
+                outcome=outcome,
+                cursors={n.decode(): v for n, v in zip(flat[::2], flat[1::2], strict=True)},
+                lane=texts.get("at", "").split("/", 1)[0] if texts["status"] == "SUBMITTED" else "",
+                keep=None if score is None else int(float(score)),
+            )
+            return pack(intent, parts)
+        head = after
+    raise WrongState(f"intent {intent} does not hold still", hint="repeat, or pause its queue first")
+
+
+async def import_record(store: Store, record: Any) -> bool:
+    """
+    Store the intent of *record* under its id; return False when the very same one is there already.
+
+    An open one goes on: it is deliverable if it was, or if an attempt held it; its timers are those it had.
+
+    Raises:
+        ConfigurationError: BAD_IMPORT; nothing was stored.
+        WrongState: INTENT_EXISTS; another intent, or another moment of it, has that id. It is unchanged.
+    """
+    intent, parts = unpack(record)
+    if partition_of(intent) >= len(store.keys):
+        raise ConfigurationError(
+            f"intent {intent} is of partition {partition_of(intent)}; this namespace has {len(store.keys)}",
+            code="BAD_IMPORT", hint="import into a namespace with as many partitions as it came from",
+        )  # fmt: skip
+    keys = store.keys_of(intent)
+    if parts.head.get("lane", FRESH_LANES[0]) not in FRESH_LANES:
+        raise ConfigurationError(f"intent {intent} has the lane {parts.head['lane']!r}", code="BAD_IMPORT")
+    queue, status = check_queue(parts.head["queue"]), parts.status
+    if status in (Status.DELIVERED, Status.IN_PROGRESS):
+        status = Status.SUBMITTED
+    lane = _lane(parts)
+    view = keys.done if status is Status.COMPLETED else keys.failed
+    keep = max(parts.keep or 0, now_ms() + _KEPT_AT_LEAST)
+    fields = [word for pair in parts.head.items() for word in pair]
+    kept = [word for pair in parts.cursors.items() for word in pair]
+    word = await store.mux.call(
+        _import,
+        keys.partition,
+        (keys.head(intent), keys.envelope(intent), keys.journal(intent), keys.outcome(intent),
+         keys.checkpoint(intent), view, keys.timers, keys.stream(queue, lane), keys.streams),
+        (intent, token_of(record), parts.body, status.value, lane, parts.outcome, keep,
+         len(fields), *fields, len(parts.journal), *parts.journal, len(kept), *kept),
+    )  # fmt: skip
+    if word == b"CONFLICT" and token_of(await export(store, intent)) != token_of(record):
+        raise WrongState(
+            f"intent {intent} is there already, and is not the same", code="INTENT_EXISTS",
+            hint="delete it first, or import into another namespace",
+        )  # fmt: skip
+    return bool(word == b"OK")
+
+
+def _lane(parts: Parts) -> str:
+    """Return where it is deliverable: as fresh as it was, else among the continuations; suspects begin anew."""
+    lane = parts.lane
+    known = lane in FRESH_LANES if "attempt" not in parts.head else re.fullmatch(r"c:[\w.-]+", lane)
+    return lane if known else UNPINNED
+
+
+async def delete(store: Store, intent: str) -> None:
+    """
+    Remove the finished *intent* now; its idempotency key may be used again.
+
+    Raises:
+        NotFound: It is not there.
+        WrongState: It is open; it is unchanged.
+    """
+    keys = store.keys_of(intent)
+    status = (await _head(store, intent))["status"].decode()
+    places = (
+        keys.head(intent), keys.envelope(intent), keys.journal(intent), keys.outcome(intent),
+        keys.checkpoint(intent), keys.done, keys.failed,
+    )  # fmt: skip
+    if await store.mux.call(_delete, keys.partition, places, (intent,)) == b"WRONG_STATE":
+        raise WrongState(f"intent {intent} is {status}; only finished ones are deleted", hint="cancel it first")

@@ -1,0 +1,97 @@
+"""`intents delete | export | import`: intents leave, come back and go on; every wrong input has its message."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, Running
+from tests.cli.test_errors import refused
+
+GONE = "0192f0c1-2345-7000-8abc-0123456789ab"
+
+
+def finished(cli: Cli) -> str:
+    said = cli("send", "sum", "[1, 2]", "--wait", "--json")
+    return str(said.json["id"])
+
+
+def test_a_finished_intent_leaves_and_comes_back(worker: Running, cli: Cli, tmp_path: Path) -> None:
+    intent = finished(cli)
+    exported = cli("intents", "export", intent)
+    assert exported.code == 0
+    assert exported.err == "1 exported\n"
+    (record,) = exported.lines
+    assert [entry["kind"] for entry in record["journal"]] == ["StepDone", "StepDone"]
+    assert record["outcome"]["result"] == {"json": 6}
+    history = cli("intents", "history", intent, "--values", "--json").json
+    said = cli("intents", "delete", intent)
+    assert (said.code, said.out) == (0, f"{intent}  DELETED\n")
+    refused(cli("intents", "get", intent), "INTENT_NOT_FOUND", exit_code=1)
+    refused(cli("intents", "delete", intent), "INTENT_NOT_FOUND", exit_code=1)
+
+    file = tmp_path / "intents.jsonl"
+    file.write_text(exported.out + "\n")
+    assert cli("intents", "import", str(file), "--json").lines == [{"id": intent, "answer": "IMPORTED"}]
+    assert cli("intents", "import", str(file)).out == f"{intent}  PRESENT\n"
+    assert cli("intents", "get", intent, "--json").json["status"] == "COMPLETED"
+    assert cli("intents", "history", intent, "--values", "--json").json == history
+
+
+def test_an_open_intent_goes_on_where_it_is_imported(worker: Running, cli: Cli, shell: Cli, tmp_path: Path) -> None:
+    intent = cli("send", "nobody-serves-this", '{"n": 1}', "--priority", "high", "--label", "a=b").out.strip()
+    exported = cli("intents", "export", "--queue", "nobody-serves-this")
+    (record,) = exported.lines
+    assert (record["id"], record["lane"]) == (intent, "q:high")
+    record["head"]["queue"] = "sum"
+    record["envelope"]["payload"] = {"json": [5, 6]}
+    refused(cli("intents", "delete", intent), "WRONG_STATE", "SUBMITTED", "cancel it", exit_code=1)
+    text = json.dumps(record)
+    said = shell("intents", "import", "-", stdin=text)
+    assert said.code == 1
+    assert "[INTENT_EXISTS]" in said.err
+    cli("intents", "cancel", intent)
+    cli("intents", "delete", intent)
+    assert shell("intents", "import", "-", stdin=text).code == 0
+    shell("intents", "watch", intent)
+    assert cli("intents", "get", intent, "--json").json["labels"] == {"a": "b"}
+    assert cli("intents", "export", intent).lines[0]["outcome"]["result"] == {"json": 22}
+
+
+def test_export_chooses_by_ids_or_by_options(worker: Running, cli: Cli) -> None:
+    intent = finished(cli)
+    refused(cli("intents", "export"), "BAD_ARGUMENT", "--queue")
+    refused(cli("intents", "export", intent, "--queue", "sum"), "BAD_ARGUMENT")
+    refused(cli("intents", "export", GONE), "INTENT_NOT_FOUND", exit_code=1)
+    refused(cli("intents", "export", "x"), "INTENT_NOT_FOUND", exit_code=1)
+    refused(cli("intents", "export", "--label", "x"), "BAD_ARGUMENT", "team=shop")
+    assert cli("intents", "export", "--status", "NO").code == 2
+    done = cli("intents", "export", "--status", "COMPLETED", "--queue", "sum")
+    assert intent in [record["id"] for record in done.lines]
+    assert cli("intents", "export", "--queue", "no-such-queue").err == "0 exported\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "line 1: this is no JSON object"),
+        ("\n[]", "line 2: this is no JSON object"),
+        ('{"redurable": 1}', "line 1: this is no exported intent"),
+        ('{"redurable": 9, "id": "x", "head": {}, "envelope": {}, "journal": []}', "has format 9"),
+        (b"\xff\xfe", "is no text"),
+    ],
+)
+def test_a_file_that_is_no_export(cli: Cli, tmp_path: Path, text: str | bytes, says: str) -> None:
+    file = tmp_path / "bad"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    refused(cli("intents", "import", str(file)), "BAD_IMPORT", says)
+
+
+def test_files_that_cannot_be_read(cli: Cli, tmp_path: Path) -> None:
+    refused(cli("intents", "import", str(tmp_path / "none")), "BAD_ARGUMENT", "No such file")
+    refused(cli("intents", "import", str(tmp_path)), "BAD_ARGUMENT", "directory")
+    assert cli("intents", "import").code == 2
+    assert cli("intents", "delete").code == 2
+    refused(cli("intents", "delete", "x"), "INTENT_NOT_FOUND", exit_code=1)
