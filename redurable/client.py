@@ -30,7 +30,7 @@ from redurable.model import Entry, Envelope, IntentInfo, Outcome, Priority, Stat
 from redurable.options import SendOptions, check_texts
 from redurable.runtime.handlers import spec_of
 from redurable.runtime.scope import scope_var
-from redurable.store import inspection
+from redurable.store import depths, inspection
 from redurable.store.address import address_of
 from redurable.store.keys import check_queue
 from redurable.store.results import RECHECK, Results
@@ -353,9 +353,9 @@ class Client(Archive):
         wanted = None if status is None else Status(status)
         return await inspection.intents(store, queue=queue, status=wanted, label=label, limit=limit)
 
-    async def queues(self) -> builtins.list[inspection.QueueInfo]:
+    async def queues(self) -> builtins.list[depths.QueueInfo]:
         """Return every queue that ever held an intent, with its depth."""
-        return await inspection.queues((await self._open()).store)
+        return await depths.queues((await self._open()).store)
 
     async def workers(self) -> builtins.list[inspection.WorkerInfo]:
         """Return the registered worker processes and whether each lives."""

@@ -89,6 +89,7 @@ class Reason(StrEnum):
     INTENT = "INTENT"
     RETRY = "RETRY"
     HUMAN = "HUMAN"
+    UNKNOWN_TYPE = "UNKNOWN_TYPE"  # for a worker that has a handler of its type; looked at again every 5 s
 
 
 class Priority(StrEnum):

@@ -26,7 +26,8 @@ from redurable.runtime.calls import scope_of_thread
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform_sync
-from redurable.store.inspection import QueueInfo, WorkerInfo
+from redurable.store.depths import QueueInfo
+from redurable.store.inspection import WorkerInfo
 
 __all__ = ["Client", "checkpoint", "gather", "last_checkpoint", "run", "sleep", "sleep_until"]
 

@@ -14,9 +14,12 @@ def queues(url: Url = None, namespace: Namespace = None, as_json: AsJson = False
     """
     List queues: how much waits, runs and is suspect, and how many workers serve them.
 
-    Suspects are intents whose process died twice; each is run alone, so that it takes no others with it.
+    Queued ones are taken by the next free worker. Delayed ones have their start to come, waiting ones sleep, are to be
+    tried again, or wait for news; unknown ones are put down every five seconds because no worker that met them has a
+    handler of their type. Suspects' process died twice; each is run alone, so that it takes no others with it.
 
-    JSON: an array of objects: name, queued, running, suspects, oldest_seconds, workers.
+    JSON: an array of objects: name, queued, running, delayed, waiting (by reason), unknown, suspects, oldest_seconds,
+    workers.
     """
 
     async def work() -> Any:
@@ -25,15 +28,18 @@ def queues(url: Url = None, namespace: Namespace = None, as_json: AsJson = False
 
     found = run(work())
     if as_json:
-        names = ("name", "queued", "running", "suspects", "oldest_seconds", "workers")
+        names = (
+            "name", "queued", "running", "delayed", "waiting", "unknown", "suspects", "oldest_seconds", "workers"
+        )  # fmt: skip
         print_json([{name: getattr(queue, name) for name in names} for queue in found])
         return
     rows = [
-        (q.name, q.queued, q.running, q.suspects,
+        (q.name, q.queued, q.running, q.delayed, sum(q.waiting.values()) - q.unknown, q.unknown, q.suspects,
          "" if q.oldest_seconds is None else duration(q.oldest_seconds), q.workers)
         for q in found
     ]  # fmt: skip
-    table(("queue", "queued", "running", "suspects", "oldest", "workers"), rows, "no queues yet")
+    columns = ("queue", "queued", "running", "delayed", "waiting", "unknown", "suspects", "oldest", "workers")
+    table(columns, rows, "no queues yet")
 
 
 def workers(url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:

@@ -1,5 +1,5 @@
 """
-Reading without changing: what is known of intents, queues and workers.
+Reading without changing: what is known of intents and workers.
 
 Listings walk views, streams and pending lists in bounded pages, never KEYS. What they return was true at some moment
 during the call.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
 
 import msgspec
 
@@ -36,7 +35,6 @@ from redurable.store.store import Store
 
 __all__ = [
     "Page",
-    "QueueInfo",
     "WorkerInfo",
     "decode_envelope",
     "failures_of",
@@ -45,7 +43,6 @@ __all__ = [
     "intents",
     "last_step",
     "outcome",
-    "queues",
     "workers",
 ]
 
@@ -54,17 +51,6 @@ _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _PAGE = 200
 _SORTED = 100_000  # ids that a listing puts in order at a time
 Page = list[IntentInfo]
-
-
-class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue: intents that wait, that workers hold, suspects; the age of the oldest that waits; its live workers."""
-
-    name: str
-    queued: int
-    running: int
-    suspects: int
-    oldest_seconds: float | None
-    workers: int
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -328,47 +314,12 @@ def _fits(head: list[bytes | None], queue: str | None, status: Status | None) ->
 
 async def workers(store: Store) -> list[WorkerInfo]:
     """Return the registered workers, with whether each one's liveness channel has a subscriber."""
-    found = []
     decode = msgspec.msgpack.Decoder(WorkerInfo).decode
-    for keys in store.keys[:1]:
-        rows = await store.mux.command("HGETALL", keys.workers)
-        for name, value in zip(rows[::2], rows[1::2], strict=True):
-            if name.endswith(b"#"):
-                continue
-            worker = decode(value)
-            seen = await store.mux.command("PUBSUB", "NUMSUB", keys.liveness(worker.id))
-            found.append(msgspec.structs.replace(worker, alive=seen[1] > 0))
+    keys = store.keys[0]
+    rows = await store.mux.command("HGETALL", keys.workers)
+    known = [decode(value) for name, value in zip(rows[::2], rows[1::2], strict=True) if not name.endswith(b"#")]
+    if not known:
+        return []
+    seen = await store.mux.command("PUBSUB", "NUMSUB", *(keys.liveness(worker.id) for worker in known))
+    found = [msgspec.structs.replace(w, alive=count > 0) for w, count in zip(known, seen[1::2], strict=True)]
     return sorted(found, key=lambda w: w.id)
-
-
-async def queues(store: Store) -> list[QueueInfo]:
-    """Return every queue that ever held an intent, with its depth."""
-    present = await workers(store)
-    totals: dict[str, dict[str, Any]] = {}
-    for keys in store.keys:
-        for raw in await store.mux.command("SMEMBERS", keys.streams):
-            name, lane = keys.lane_of(raw.decode())
-            total = totals.setdefault(name, {"queued": 0, "running": 0, "suspects": 0, "oldest": None})
-            length, groups = store.mux.command("XLEN", raw), store.mux.command("XINFO", "GROUPS", raw)
-            held, read = 0, "0"
-            for group in await groups:
-                facts = dict(zip(group[::2], group[1::2], strict=True))
-                if facts[b"name"] == GROUP.encode():
-                    held, read = facts[b"pending"], facts[b"last-delivered-id"].decode()
-            total["running"] += held
-            total["suspects" if lane.endswith("!solo") else "queued"] += max(0, int(await length) - held)
-            for entry, _ in await store.mux.command("XRANGE", raw, f"({read}", "+", "COUNT", 1):
-                at = int(entry.split(b"-")[0])
-                total["oldest"] = min(total["oldest"] or at, at)
-    now = (await store.mux.command("TIME"))[0] if totals else 0
-    return [
-        QueueInfo(
-            name=name,
-            queued=t["queued"],
-            running=t["running"],
-            suspects=t["suspects"],
-            oldest_seconds=None if t["oldest"] is None else max(0.0, int(now) - t["oldest"] / 1000),
-            workers=sum(name in w.queues for w in present if w.alive),
-        )
-        for name, t in sorted(totals.items())
-    ]

@@ -31,7 +31,7 @@ from redurable import events
 from redurable.clock import monotonic, now_ms
 from redurable.config import Address, max_payload
 from redurable.errors import ConfigurationError, RedurableError
-from redurable.model import Status
+from redurable.model import Reason, Status
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.bodies import close_pools, thread_pool
 from redurable.runtime.handlers import HandlerSpec, Resources
@@ -321,7 +321,7 @@ class Worker:
         if spec is None:
             events.emit("intent.unknown_type", queue=lease.queue, type=envelope.type, intent=lease.id)
             # put down for a while, uncounted: a worker that knows the type may take it then
-            await lease.park(lease.base, "TIME", now_ms() + 5000)
+            await lease.park(lease.base, Reason.UNKNOWN_TYPE.value, now_ms() + 5000)
             return
         attempt = Attempt(lease, spec, envelope, self.resources, limit=self.limit)
         self.attempts[lease.id] = attempt

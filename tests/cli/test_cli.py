@@ -6,14 +6,16 @@ import json
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from redurable.sync import Client
 from tests.cli.app import SECRET
-from tests.cli.conftest import ROOT, Cli, Running, Said
+from tests.cli.conftest import NAMESPACE, ROOT, Cli, Running, Said
 
 INTENT_FIELDS = {
     "id", "queue", "type", "status", "reason", "canceling", "priority", "attempt", "losses", "worker", "entries",
@@ -183,15 +185,35 @@ def test_retry_continues_with_the_steps_that_were_done(cli: Cli, worker: Running
 def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> None:
     done(cli, "sum", "[1]")
     queues = {q["name"]: q for q in cli("queues", "--json").json}
-    assert set(queues["sum"]) == {"name", "queued", "running", "suspects", "oldest_seconds", "workers"}
+    assert set(queues["sum"]) == {
+        "name", "queued", "running", "delayed", "waiting", "unknown", "suspects", "oldest_seconds", "workers"
+    }  # fmt: skip
     assert (queues["sum"]["queued"], queues["sum"]["workers"]) == (0, 1)
     assert cli("queues").out.splitlines()[0].split() == [
-        "QUEUE", "QUEUED", "RUNNING", "SUSPECTS", "OLDEST", "WORKERS"
+        "QUEUE", "QUEUED", "RUNNING", "DELAYED", "WAITING", "UNKNOWN", "SUSPECTS", "OLDEST", "WORKERS"
     ]  # fmt: skip
     (found,) = [w for w in cli("workers", "--json").json if w["alive"]]
     assert set(found["queues"]) == {"sum", "nap", "fragile"}
     assert {"id", "host", "pid", "running", "concurrency", "started", "renewed", "python", "release"} < set(found)
     assert any(found["id"] in line and "yes" in line for line in cli("workers").out.splitlines())
+
+
+def test_a_type_that_nobody_knows_shows_among_the_queues(cli: Cli, worker: Running, redis_url: str) -> None:
+    with Client(redis_url, namespace=NAMESPACE) as client:
+        intent = client.send("nap", 1, type="strange")
+    end = time.monotonic() + 20
+    while (shown := {q["name"]: q for q in cli("queues", "--json").json}["nap"])["unknown"] != 1:
+        assert time.monotonic() < end, shown
+        time.sleep(0.05)
+    assert shown["waiting"] == {"UNKNOWN_TYPE": 1}
+    assert worker.wait_for("intent.unknown_type")["intent"] == intent
+
+
+def test_a_queue_of_delayed_intents_alone_is_shown(cli: Cli) -> None:
+    intent = cli("send", "some-day", "1", "--delay", "3600", "--json").json["id"]
+    (shown,) = [q for q in cli("queues", "--json").json if q["name"] == "some-day"]
+    assert (shown["delayed"], shown["queued"], shown["workers"]) == (1, 0, 0)
+    cli("intents", "cancel", intent)
 
 
 def test_metrics_and_health_are_served_by_the_parent(cli: Cli, worker: Running) -> None:

@@ -22,7 +22,7 @@ from redurable.model import (
     decode_entry,
     encode_entry,
 )
-from redurable.store import inspection
+from redurable.store import depths, inspection
 from redurable.store.inspection import WorkerInfo
 from redurable.store.server import PrivateServer
 from redurable.store.store import pack_outcome
@@ -193,7 +193,7 @@ class TestListing:
 
     async def test_a_new_namespace_is_empty(self, world: World) -> None:
         assert await inspection.intents(world.store) == []
-        assert await inspection.queues(world.store) == []
+        assert await depths.queues(world.store) == []
         assert await inspection.workers(world.store) == []
 
 
@@ -204,14 +204,14 @@ class TestQueues:
             await world.submit(new_id(0))
         await world.store.submit(new_id(0), body(), "sms", "q:low")
         await world.deliver()
-        mail, sms = await inspection.queues(world.store)
+        mail, sms = await depths.queues(world.store)
         assert (mail.name, mail.queued, mail.running, mail.suspects, mail.workers) == (QUEUE, 2, 2, 0, 0)
         assert (sms.name, sms.queued, sms.running) == ("sms", 1, 0)
 
     async def test_suspects_are_counted_apart(self, world: World) -> None:
         await world.bring("IN_PROGRESS", max_losses=2)
         assert await world.call("recover") == "SUSPECT"
-        (mail,) = await inspection.queues(world.store)
+        (mail,) = await depths.queues(world.store)
         assert (mail.queued, mail.running, mail.suspects) == (0, 0, 1)
 
     async def test_the_oldest_is_one_that_waits_not_one_that_runs(self, world: World) -> None:
@@ -219,15 +219,54 @@ class TestQueues:
         stream = world.streams[2]
         await world.mux.command("XADD", stream, "1000-1", "i", running := new_id(0))
         await world.mux.command("XREADGROUP", "GROUP", "rd", "w1", "STREAMS", stream, ">")
-        (mail,) = await inspection.queues(world.store)
+        (mail,) = await depths.queues(world.store)
         assert mail.oldest_seconds is None
         await world.submit()
-        (mail,) = await inspection.queues(world.store)
+        (mail,) = await depths.queues(world.store)
         assert mail.oldest_seconds is not None
         assert mail.oldest_seconds < 60
         await world.mux.command("XACK", stream, "rd", "1000-1")
         await world.mux.command("XDEL", stream, "1000-1")
         assert running
+
+    async def test_what_waits_is_told_apart_by_reason_and_what_is_delayed_makes_a_queue(self, world: World) -> None:
+        await world.store.submit(new_id(0), body(), "later", "q:normal", delay_ms=DAY)
+        (later,) = await depths.queues(world.store)
+        assert (later.name, later.delayed, later.queued, later.waiting) == ("later", 1, 0, {})
+        for reason in ("UNKNOWN_TYPE", "UNKNOWN_TYPE", "TIME"):
+            intent = new_id(0)
+            await world.store.submit(intent, body(), "late", "q:normal", delay_ms=DAY)
+            await world.mux.command(
+                "HSET", head := world.keys.head(intent), "status", "WAITING", "reason", reason, "wake", NOW_MS + DAY
+            )  # fmt: skip
+            await world.mux.command("HDEL", head, "start", "lane")
+        late, _ = await depths.queues(world.store)
+        assert (late.name, late.delayed, late.waiting) == ("late", 0, {"TIME": 1, "UNKNOWN_TYPE": 2})
+        assert (late.unknown, (await depths.overview(world.store)).timers) == (2, 4)
+
+    async def test_beyond_the_sample_a_part_stands_for_the_whole(self, world: World) -> None:
+        many = depths.SAMPLE * 2
+        for n in range(many):
+            world.store.submit(new_id(0), body(), ("even", "odd")[n % 2], "q:normal", delay_ms=DAY)
+        even, odd = await depths.queues(world.store)
+        assert even.delayed + odd.delayed == pytest.approx(many, abs=2)
+        assert even.delayed == pytest.approx(many / 2, rel=0.2)
+
+    async def test_of_many_queues_the_first_by_name_are_told(self, world: World) -> None:
+        for name in ("b", "a", "c"):
+            await world.store.submit(new_id(0), body(), name, "q:normal")
+        assert [q.name for q in (await depths.overview(world.store, 2)).queues] == ["a", "b"]
+
+    async def test_a_look_costs_as_many_commands_whatever_is_queued(self, world: World, real: PrivateServer) -> None:
+        await world.keeper.open([*world.streams, world.solo])
+        for _ in range(300):
+            await world.submit(new_id(0))
+        await world.claim(2)
+        with plain(real) as client:
+            client.config_resetstat()
+            (mail,) = await depths.queues(world.store)
+            assert client.info("stats")["total_commands_processed"] < 40
+        assert mail.queued + mail.running == 300
 
 
 class TestWorkers:
@@ -243,7 +282,7 @@ class TestWorkers:
             hearing.subscribe(world.keys.liveness("w1"))
             hearing.get_message(timeout=1)
             one, two = await inspection.workers(world.store)
-            (mail,) = await inspection.queues(world.store)
+            (mail,) = await depths.queues(world.store)
         assert (one.id, one.alive, two.id, two.alive) == ("w1", True, "w2", False)
         assert (one.queues, one.concurrency) == ((QUEUE,), 10)
         assert mail.workers == 1

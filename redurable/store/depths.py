@@ -1,0 +1,165 @@
+"""
+How much there is to do: queues with their depths, what waits and for what, what is kept.
+
+Bounded by the number of streams, not of intents: all commands of a look leave in one flush, then a second one for
+what waits. Intents that wait are told apart by up to `SAMPLE` members of the timers drawn at random: exact up to that
+many, beyond it a part that stands for the whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import msgspec
+
+from redurable.errors import StoreError
+from redurable.model import Reason, Status
+from redurable.store.inspection import workers
+from redurable.store.keys import GROUP, SOLO, Keys
+from redurable.store.store import Store
+
+__all__ = ["SAMPLE", "Overview", "QueueInfo", "overview", "queues"]
+
+SAMPLE = 1000
+
+
+class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A queue: intents that wait for a worker, that workers hold, suspects; the age of the oldest that waits; its workers.
+
+    *delayed* ones have their start to come. *waiting* ones need no worker now, counted by reason; *unknown* are those
+    among them whose type no worker knew that met them.
+    """
+
+    name: str
+    queued: int
+    running: int
+    suspects: int
+    delayed: int
+    waiting: dict[str, int]
+    oldest_seconds: float | None
+    workers: int
+
+    @property
+    def unknown(self) -> int:
+        """Intents that were put down because no worker that met them knew their type."""
+        return self.waiting.get(Reason.UNKNOWN_TYPE.value, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Every queue; how many intents have a timer; how many finished ones are kept, completed and other."""
+
+    queues: list[QueueInfo]
+    timers: int
+    completed: int
+    other: int
+
+
+@dataclass(slots=True)
+class _Depth:
+    queued: int = 0
+    running: int = 0
+    suspects: int = 0
+    delayed: float = 0.0
+    oldest: int | None = None
+    waiting: dict[str, float] = field(default_factory=dict)
+
+
+async def queues(store: Store) -> list[QueueInfo]:
+    """Return every queue that ever held an intent, with its depth."""
+    return (await overview(store)).queues
+
+
+async def overview(store: Store, most: int | None = None) -> Overview:
+    """Return how much there is to do, and what is kept; of *most* queues only, the first by name."""
+    looks = asyncio.gather(*(_partition(store, keys, most) for keys in store.keys))
+    present, parts = await asyncio.gather(workers(store), looks)
+    depths: dict[str, _Depth] = {}
+    for part, *_ in parts:
+        for name, depth in part.items():
+            _add(depths.setdefault(name, _Depth()), depth)
+    now = (await store.mux.command("TIME"))[0] if depths else 0
+    found = [
+        QueueInfo(
+            name=name,
+            queued=d.queued,
+            running=d.running,
+            suspects=d.suspects,
+            delayed=round(d.delayed),
+            waiting={reason: round(count) for reason, count in sorted(d.waiting.items())},
+            oldest_seconds=None if d.oldest is None else max(0.0, int(now) - d.oldest / 1000),
+            workers=sum(name in w.queues for w in present if w.alive),
+        )
+        for name, d in sorted(depths.items())
+    ]
+    timers, completed, other = (sum(numbers) for numbers in zip(*(part[1:] for part in parts), strict=True))
+    return Overview(found, timers, completed, other)
+
+
+async def _partition(store: Store, keys: Keys, most: int | None) -> tuple[dict[str, _Depth], int, int, int]:
+    mux = store.mux
+    streams, drawn, *counts = await asyncio.gather(
+        mux.command("SMEMBERS", keys.streams),
+        mux.command("ZRANDMEMBER", keys.timers, SAMPLE),
+        mux.command("ZCARD", keys.timers),
+        mux.command("ZCARD", keys.done),
+        mux.command("ZCARD", keys.failed),
+    )
+    places = {raw: keys.lane_of(raw.decode()) for raw in streams}
+    depths = {name: _Depth() for name in sorted({name for name, _ in places.values()})[:most]}
+    streams = [raw for raw, (name, _) in places.items() if name in depths]
+    heads, *rows = await asyncio.gather(
+        asyncio.gather(*(mux.command("HMGET", keys.head(i.decode()), "queue", "status", "reason") for i in drawn)),
+        *(_stream(store, raw) for raw in streams),
+    )
+    for raw, (free, held, oldest) in zip(streams, rows, strict=True):
+        name, lane = places[raw]
+        depth = depths[name]
+        depth.running += held
+        if lane == SOLO:
+            depth.suspects += free
+        else:
+            depth.queued += free
+        depth.oldest = _earliest(depth.oldest, oldest)
+    each = counts[0] / len(drawn) if drawn else 0.0
+    for queue, status, reason in heads:
+        if queue is None:
+            continue  # removed since
+        depth = depths.setdefault(queue.decode(), _Depth())
+        if status == Status.CREATED.encode():
+            depth.delayed += each
+        elif status == Status.WAITING.encode():
+            word = reason.decode() if reason else Reason.TIME.value
+            depth.waiting[word] = depth.waiting.get(word, 0.0) + each
+    return depths, *counts
+
+
+async def _stream(store: Store, raw: bytes) -> tuple[int, int, int | None]:
+    """Return how many entries of a stream nobody holds, how many are held, and when the oldest free one was added."""
+    length, groups = store.mux.command("XLEN", raw), store.mux.command("XINFO", "GROUPS", raw)
+    held, read = 0, "0"
+    try:
+        for group in await groups:
+            facts = dict(zip(group[::2], group[1::2], strict=True))
+            if facts[b"name"] == GROUP.encode():
+                held, read = int(facts[b"pending"]), facts[b"last-delivered-id"].decode()
+    except StoreError:
+        return int(await length), 0, None  # the stream is gone, or has never been read
+    first = await store.mux.command("XRANGE", raw, f"({read}", "+", "COUNT", 1)
+    return max(0, int(await length) - held), held, int(first[0][0].split(b"-")[0]) if first else None
+
+
+def _add(to: _Depth, other: _Depth) -> None:
+    to.queued += other.queued
+    to.running += other.running
+    to.suspects += other.suspects
+    to.delayed += other.delayed
+    to.oldest = _earliest(to.oldest, other.oldest)
+    for reason, count in other.waiting.items():
+        to.waiting[reason] = to.waiting.get(reason, 0.0) + count
+
+
+def _earliest(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
