@@ -68,7 +68,7 @@ def pack(intent: str, parts: Parts) -> dict[str, Any]:
     """Return the record of an intent, made of what JSON holds."""
     record = Record(
         redurable=FORMAT,
-        id=intent,
+        id=str(intent),  # an IntentId, say
         head={name: value for name, value in sorted(parts.head.items()) if name not in _LEFT},
         envelope=_object(parts.body, _decode_envelope, Envelope),
         journal=[_entry(raw) for raw in parts.journal],

@@ -267,7 +267,7 @@ def own_files() -> list[Path]:
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         return [*modules(), *sorted((ROOT / "tests").rglob("*.py"))]  # an sdist has no git
-    suffixes = {".py", ".lua", ".md", ".toml", ".yml", ".yaml", ".json", ".html", ".js", ".css", ".sh", ""}
+    suffixes = {".py", ".lua", ".md", ".toml", ".yml", ".yaml", ".json", ".jsonl", ".html", ".js", ".css", ".sh", ""}
     paths = (ROOT / line for line in sorted(set(done.stdout.splitlines())))
     return [path for path in paths if path.suffix in suffixes and path.is_file()]
 
