@@ -19,6 +19,7 @@ from typing import Any, TypeVar, Unpack, overload
 
 import msgspec
 
+from redurable import spans
 from redurable.archive import Archive
 from redurable.clock import Moment, Seconds, deadline_ms, seconds
 from redurable.codec import NIL, digest, encode, typed
@@ -97,6 +98,7 @@ class Client(Archive):
                 store = Store(address_of(self._url), self._namespace, patience=self._patience)
                 await store.start()
                 self._connected = _Connected(store)
+                spans.discover()
             return self._connected
 
     async def _store(self) -> Store:
@@ -127,8 +129,11 @@ class Client(Archive):
             IdempotencyConflict: The key was used with another payload; that intent is unchanged.
             StoreUnavailable: Not known whether it was stored; repeat with the same *idempotency_key*.
         """
-        intent, answer = self._submit(await self._open(), to, payload, **options)
-        self._accepted(await answer, options.get("idempotency_key"))
+        connected = await self._open()
+        with spans.sending(to) as seen:
+            intent, answer = self._submit(connected, to, payload, **options)
+            self._accepted(await answer, options.get("idempotency_key"))
+            seen.done("", id=intent)
         return IntentId(intent)
 
     @overload
@@ -156,6 +161,14 @@ class Client(Archive):
         if options.get("idempotency_key") is not None:
             raise ConfigurationError("send_many() takes no idempotency_key: it would make all of them one intent")
         connected = await self._open()
+        with spans.sending(to) as seen:
+            ids = await self._send_all(connected, to, payloads, options)
+            seen.done("", count=len(ids))
+        return ids
+
+    async def _send_all(
+        self, connected: _Connected, to: Any, payloads: Iterable[Any], options: SendOptions
+    ) -> builtins.list[IntentId[Any]]:
         ids: builtins.list[IntentId[Any]] = []
         answers: builtins.list[asyncio.Future[Any]] = []
         try:
@@ -215,7 +228,8 @@ class Client(Archive):
             partition = partition_for(len(store.keys), check_queue(queue), idempotency_key)
             intent = derived_id(partition, self._namespace, queue, "", idempotency_key)
             check = digest([type, payload])
-        envelope = Envelope(type, msgspec.Raw(data), labels or {}, idempotency_key or "")
+        trace = {} if spans.observer is None else spans.observer.carrier()
+        envelope = Envelope(type, msgspec.Raw(data), labels or {}, idempotency_key or "", trace)
         due = ""
         if deadline is not None:
             # relative ones are added to the server's clock, not to this machine's
@@ -273,7 +287,9 @@ class Client(Archive):
         connected = await self._open()
         results = connected.results
         await results.listen()
-        intent, answer = self._submit(connected, to, payload, **options)
+        with spans.sending(to) as seen:
+            intent, answer = self._submit(connected, to, payload, **options)
+            seen.done("", id=intent)
         waiter = results.expect(intent)
         try:
             async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):

@@ -9,6 +9,7 @@ Owns the spelling of URLs and of the environment's names. Invariants: a password
 | REDURABLE_URL, then REDIS_URL | the server | the project's embedded server |
 | REDURABLE_NAMESPACE | what every key begins with | rd |
 | REDURABLE_MAX_PAYLOAD | the largest payload, result or entry in bytes | 1048576 |
+| REDURABLE_LOG_LEVEL | from which level on the command line's processes log | info |
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "Address",
     "Kind",
     "check_namespace",
+    "log_level",
     "max_payload",
     "namespace",
     "number",
@@ -72,6 +74,7 @@ _TLS_OPTIONS = frozenset(
     {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
 )
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _FORBIDDEN_IN_NAMESPACE = frozenset("{}/ \t\r\n\0*?[]\\")
 
 
@@ -275,6 +278,14 @@ def namespace(explicit: str | None = None) -> str:
 def max_payload(explicit: int | None = None) -> int:
     """Return *explicit*, else REDURABLE_MAX_PAYLOAD, else 1 MiB: the largest payload, result or entry in bytes."""
     return number("REDURABLE_MAX_PAYLOAD", explicit, default=DEFAULT_LIMIT, least=1024, most=512 << 20)
+
+
+def log_level(explicit: str | None = None) -> str:
+    """Return *explicit*, else REDURABLE_LOG_LEVEL, else INFO: a level's name in capitals."""
+    text = explicit or os.environ.get("REDURABLE_LOG_LEVEL", "").strip() or "info"
+    if text.upper() not in _LEVELS:
+        raise ConfigurationError(f"there is no log level {text!r}", hint=f"use {', '.join(_LEVELS).lower()}")
+    return text.upper()
 
 
 def number(variable: str, explicit: int | None, *, default: int, least: int, most: int) -> int:

@@ -27,7 +27,7 @@ FLOORS = (
     frozenset({"client", "archive", "sync", "worker"}),
     frozenset({"runtime"}),
     frozenset({"journal", "store"}),
-    frozenset({"codec", "retry", "clock", "events", "config", "options", "portable", "tasks"}),
+    frozenset({"codec", "retry", "clock", "events", "config", "options", "portable", "spans", "tasks"}),
     frozenset({"errors", "model", "ids"}),
 )
 STRANGERS = frozenset({("journal", "store"), ("store", "journal")})

@@ -85,7 +85,8 @@ def worker(
     Ctrl+C or SIGTERM drains: nothing more is taken, steps in flight end within --grace, the rest is handed back for
     another worker to carry on; a second Ctrl+C ends at once, and nothing is lost either.
 
-    Log lines go to stderr, at the level in REDURABLE_LOG_LEVEL (info by default).
+    Log lines go to stderr, at the level in REDURABLE_LOG_LEVEL (info by default). Spans go where the OTEL_* variables
+    of OpenTelemetry say (OTEL_EXPORTER_OTLP_ENDPOINT, ...), if one is set.
     """
     from redurable.telemetry import logs, metrics
     from redurable.worker.process import Options, supervise
@@ -111,11 +112,12 @@ def worker(
 
 def worker_process() -> None:
     """Be one process of `redurable worker`; for its own use."""
-    from redurable.telemetry import logs, metrics
+    from redurable.telemetry import exporting, logs, metrics
     from redurable.worker.process import child_options, run_child
 
     options = child_options()
     logs.start(options.log_format)
+    exporting.trace_worker(options.target)
     if options.metrics_port is not None:
         metrics.count()
     raise typer.Exit(run_child())

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from redurable import spans
 from redurable.clock import now_ms
 from redurable.codec import DEFAULT_LIMIT, NIL
 from redurable.errors import (
@@ -115,6 +116,15 @@ class Attempt:
 
     async def run(self) -> None:
         """Run to the attempt's end; `ended` tells how: a final status, or retry, parked, released, lost."""
+        if spans.observer is None:
+            await self._run()
+            return
+        losses = await self.lease.losses() if self.lease.attempt > 1 else 0
+        with spans.observer.attempt(self.lease, self.envelope.trace, self.spec.name, losses) as seen:
+            await self._run()
+            seen.done(self.ended)
+
+    async def _run(self) -> None:
         self.task = asyncio.current_task()
         scope_var.set(self.main)
         if wanted("attempt.started"):

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from redurable import spans
 from redurable.clock import Seconds, now_ms
 from redurable.errors import ConfigurationError, SerialisationError, StepFailed, UsageError
 from redurable.events import emit
@@ -129,6 +130,14 @@ async def perform(scope: Scope, spec: StepSpec, n: int | str, args: Any, kwargs:
 
 
 async def _persist(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any) -> Any:
+    if call.state == RUNNING:
+        with spans.step(scope.attempt.lease, call.identity) as seen:
+            await _tried(scope, spec, call, args, kwargs)
+            seen.done("", tries=getattr(call.entry, "tries", call.tries + 1))
+    return concluded(spec, scope, call)
+
+
+async def _tried(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any) -> None:
     conductor = scope.attempt.conductor
     while call.state == RUNNING:
         entry: Any
@@ -142,13 +151,21 @@ async def _persist(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: 
                 conductor.give_up(call)
             raise
         await closed(scope, call, entry)
-    return concluded(spec, scope, call)
 
 
 def perform_sync(scope: Scope, spec: StepSpec, n: int | str, args: Any, kwargs: Any) -> Any:
     """Make a step's call from the scope's thread; the body runs in this very thread."""
     loop = scope.attempt.loop
     call = on_loop(loop, opened(scope, spec, n))
+    if call.state == RUNNING:
+        with spans.step(scope.attempt.lease, call.identity) as seen:
+            _tried_sync(scope, spec, call, args, kwargs)
+            seen.done("", tries=getattr(call.entry, "tries", call.tries + 1))
+    return concluded(spec, scope, call)
+
+
+def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any) -> None:
+    loop = scope.attempt.loop
     while call.state == RUNNING:
         entry: Any
         scope.attempt.conductor.started(call)
@@ -164,7 +181,6 @@ def perform_sync(scope: Scope, spec: StepSpec, n: int | str, args: Any, kwargs: 
         finally:
             scope.path, scope.step = before
         on_loop(loop, closed(scope, call, entry))
-    return concluded(spec, scope, call)
 
 
 async def _short_failed(scope: Scope, spec: StepSpec, n: int | str, error: Exception, args: Any, kwargs: Any) -> Any:
@@ -201,7 +217,8 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
             return await function(*args, **kwargs)
         attempt = scope.attempt
         conductor = attempt.conductor
-        if not (plain and conductor.fast) or scope is not conductor.main or scope.step is not None:
+        seen = spans.observer is not None  # it stands around calls, and the short way has none
+        if seen or not (plain and conductor.fast) or scope is not conductor.main or scope.step is not None:
             return await perform(scope, spec, spec.number(scope, args, kwargs), args, kwargs)  # type: ignore[no-any-return]  # typed by the wrapper
         counts = scope.counts
         n = counts[name] = counts.get(name, 0) + 1

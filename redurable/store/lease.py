@@ -9,8 +9,10 @@ way at a time, so an answer that asks for patience can never overtake a later on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
+from redurable.errors import StoreError
 from redurable.store.keys import SOLO, UNPINNED, Keys
 from redurable.store.multiplexer import Multiplexer, Sink
 from redurable.store.scripts import load
@@ -58,6 +60,11 @@ class Lease:
         return int(self.fence.split(b":", 1)[0])
 
     @property
+    def worker(self) -> str:
+        """The process that claimed it."""
+        return self.fence.split(b":", 2)[1].decode()
+
+    @property
     def head(self) -> str:
         """The head's key, for the renewal thread."""
         return self._head
@@ -94,6 +101,12 @@ class Lease:
     def read_checkpoints(self) -> Word:
         """Answer the cursors of unfinished long steps as a flat list."""
         return self._mux.command("HGETALL", self._keys.checkpoint(self.id))
+
+    async def losses(self) -> int:
+        """Answer how many owners were lost since the last progress, 0 if the store cannot say now."""
+        with contextlib.suppress(StoreError):
+            return int(await self._mux.command("HGET", self._head, "losses") or 0)
+        return 0
 
     def checkpoint(self, name: str, value: bytes) -> Word:
         """Keep *value* as the cursor of the step *name*."""

@@ -1,1 +1,5 @@
-"""Logs and metrics: subscribers of `redurable.events`. Lower floors emit, never measure."""
+"""
+Logs and metrics: subscribers of `redurable.events`. Traces: the observer of `redurable.spans`.
+
+Lower floors emit, never measure.
+"""

@@ -12,15 +12,15 @@ In a program of your own: put `IntentFilter()` on a handler of `logging`, or `ad
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, MutableMapping
 from typing import IO, Any, Literal
 
 import structlog
 
-from redurable import events
+from redurable import events, spans
 from redurable.clock import monotonic
+from redurable.config import log_level
 from redurable.errors import ConfigurationError, RedurableError
 from redurable.journal.cursor import INSIDE
 from redurable.runtime.scope import Scope, scope_var
@@ -93,8 +93,12 @@ def replaying(scope: Scope) -> bool:
     return not scope.inside and scope.attempt.conductor.cursor.replaying
 
 
-def _context(scope: Scope) -> dict[str, Any]:
-    found: dict[str, Any] = {"intent": scope.attempt.lease.id, "attempt": scope.attempt.lease.attempt}
+def _context(scope: Scope | None) -> dict[str, Any]:
+    """Return what lines said here bear: of the intent in a handler or step, of the trace if there is one."""
+    found = {} if spans.observer is None else dict[str, Any](spans.observer.ids())
+    if scope is None:
+        return found
+    found |= {"intent": scope.attempt.lease.id, "attempt": scope.attempt.lease.attempt}
     if scope.step is not None:
         found["step"] = "/".join(filter(None, (scope.path, f"{scope.step[0]}#{scope.step[1]}")))
     elif INSIDE in scope.path:  # a branch that a step's body has started
@@ -107,26 +111,30 @@ def _is_engine(name: str) -> bool:
 
 
 def add_intent(logger: Any, _: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Processor of structlog: add intent, attempt and step; drop what a replay says again."""
+    """Processor of structlog: add intent, attempt, step, trace_id, span_id; drop what a replay says again."""
     scope = scope_var.get()
     if scope is not None:
         record = event.get("_record")
         name = record.name if record is not None else getattr(logger, "name", None) or ""
         if not _is_engine(name) and replaying(scope):
             raise structlog.DropEvent
-        for key, value in _context(scope).items():
-            event.setdefault(key, value)
+    for key, value in _context(scope).items():
+        event.setdefault(key, value)
     return event
 
 
 class IntentFilter(logging.Filter):
-    """Filter of `logging`: give each record `intent`, `attempt`, `step` ("" outside); drop what a replay says again."""
+    """
+    Filter of `logging`, for a handler: drop what a replay says again, complete the rest.
+
+    Each record gets `intent`, `attempt`, `step`, `trace_id` and `span_id`, "" where there is none.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether the record is to be logged, and complete it."""
         scope = scope_var.get()
-        found = _context(scope) if scope is not None else {}
-        for key in ("intent", "attempt", "step"):
+        found = _context(scope)
+        for key in ("intent", "attempt", "step", "trace_id", "span_id"):
             if not hasattr(record, key):
                 setattr(record, key, found.get(key, ""))
         return scope is None or _is_engine(record.name) or not replaying(scope)
@@ -201,7 +209,7 @@ def start(format: str = "auto", *, level: str | None = None, stream: IO[str] | N
     Raises:
         ConfigurationError: There is no such format or level.
     """
-    least = _level(level or os.environ.get("REDURABLE_LOG_LEVEL") or "info")
+    least = logging.getLevelNamesMapping()[log_level(level)]
     target = stream or sys.stderr
     if format not in ("auto", "console", "json"):
         raise ConfigurationError(f"--log-format is auto, console or json, not {format!r}")
@@ -238,13 +246,6 @@ def start(format: str = "auto", *, level: str | None = None, stream: IO[str] | N
 def _floor(name: str) -> int:
     """Return the highest level that *name* may have."""
     return _ERROR if name in ("step.failed", "handler.failed") else 0
-
-
-def _level(name: str) -> int:
-    known = logging.getLevelNamesMapping()
-    if name.upper() not in known:
-        raise ConfigurationError(f"there is no log level {name!r}", hint="use debug, info, warning, error or critical")
-    return known[name.upper()]
 
 
 def _formatter(console: bool, colours: bool) -> logging.Formatter:

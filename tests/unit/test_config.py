@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redurable.config import Address, max_payload, namespace, parse_url, resolve_url
+from redurable.config import Address, log_level, max_payload, namespace, parse_url, resolve_url
 from redurable.errors import ConfigurationError
 
 
@@ -168,3 +168,12 @@ def test_max_payload_is_a_bounded_whole_number(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("REDURABLE_MAX_PAYLOAD", wrong)
         with pytest.raises(ConfigurationError, match="REDURABLE_MAX_PAYLOAD"):
             max_payload()
+
+
+def test_the_log_level_is_a_known_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert log_level() == "INFO"
+    monkeypatch.setenv("REDURABLE_LOG_LEVEL", "debug")
+    assert log_level() == "DEBUG"
+    assert log_level("warning") == "WARNING"
+    with pytest.raises(ConfigurationError, match="'loud'"):
+        log_level("loud")
