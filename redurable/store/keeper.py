@@ -93,6 +93,10 @@ class Keeper:
             raise
         return [Pending(stream, entry, consumer.decode(), age) for entry, consumer, age, _ in rows]
 
+    async def held(self, stream: str) -> int:
+        """Return how many entries of *stream* are pending; StoreError when it has no group."""
+        return int((await self._mux.command("XPENDING", stream, GROUP))[0])
+
     async def recover(self, entry: Pending, *, liveness: bool = False, counted: bool = True) -> str:
         """
         Take a pending entry from its owner; see the script.

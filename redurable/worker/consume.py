@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["consume"]
 
-_BLOCK_MS = 4000
+_BLOCK_MS = 8000  # less than the silence after which a connection is given up
 _TURN_ROUND = 8
 _SUSPECTS_WAIT = 2.0
 _Given = tuple[str, bytes, bytes]  # what a blocking read delivered: stream, entry, intent
@@ -71,6 +71,7 @@ class _Consumer:
     async def run(self) -> None:
         worker = self.worker
         given: list[_Given] = []
+        waited = emptied = False  # after a wait, in vain or not, only what it gave need be claimed
         stop = asyncio.ensure_future(worker.stopping.wait())
         # the only way to end a blocking read from here; what it delivers meanwhile is found in our pending list
         stop.add_done_callback(lambda _: background(self.reader.close()))
@@ -85,11 +86,17 @@ class _Consumer:
                     if worker.free() == 0:
                         await worker.freed.wait()
                     continue
-                now, given = given[:free], given[free:]
-                taken = await self._claim(self.streams, self.limits, free, now)
-                # fewer than asked for: the streams were empty, there is nothing to ask them for again
-                if taken < free and not given and (places := min(worker.free(), worker.settings.batch)):
+                if given or not waited:
+                    now, given = given[:free], given[free:]
+                    waited = False
+                    # a blocking read that gave less than it might emptied the streams: the script need not look there
+                    asked = len(now) if now and emptied else free
+                    if await self._claim(self.streams, self.limits, asked, now) == free:
+                        continue
+                # fewer than there is room for: the streams were empty, there is nothing to ask them for again
+                if not given and (places := min(worker.free(), worker.settings.batch)):
                     given = await self._read(places)
+                    waited, emptied = True, len(given) < places
         finally:
             stop.cancel()
             # what was delivered and not claimed is found in our pending list by the others, uncounted
@@ -123,7 +130,7 @@ class _Consumer:
             if "NOGROUP" not in str(error) and "UNBLOCKED" not in str(error):
                 raise
             emit("streams.reopened", worker=self.worker.id)
-            self.worker.alarmed.set()
+            self.worker.alarm()
             await self.keeper.open(self.streams)
             return []
         return [

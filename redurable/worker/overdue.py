@@ -2,12 +2,12 @@
 The third detector: leases that ran out. It catches hung hosts and cut cables, which leave their sockets open.
 
 An entry that is overdue is only noted; it is taken at a second look one lease later on this process's own clock, if
-no reconnect lay between: a frozen or restarted server makes everybody look idle.
+no reconnect lay between: a frozen or restarted server makes everybody look idle. Since this looks at every pending
+list, it is also what tells the process that nobody holds anything (`pace`).
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from redurable.clock import monotonic
@@ -20,21 +20,32 @@ if TYPE_CHECKING:
 
 __all__ = ["overdue"]
 
+_CALM = 30.0
+_FEW = 12  # streams that a calm look sees, in turn: what it costs does not grow with their number
+
 
 async def overdue(worker: Worker, keeper: Keeper) -> None:
     """Take overdue entries until the worker stops."""
     lease = worker.settings.lease
     seen: dict[tuple[str, bytes, str], float] = {}
-    connects = worker.store.mux.connects
+    connects, turn = worker.store.mux.connects, 0
     while not worker.stopping.is_set():
-        await asyncio.sleep(lease / 4)
+        calm = await worker.pace.wait(lease / 4, max(_CALM, lease))
+        stirs, held = worker.pace.stirs, 0
         if worker.store.mux.connects != connects or not worker.may_judge():
             connects = worker.store.mux.connects
             seen.clear()
             continue
         now, still = monotonic(), {}
-        for stream in await keeper.all_streams():
+        streams = await keeper.all_streams()
+        if calm:
+            turn += _FEW
+            streams = [streams[(turn + i) % len(streams)] for i in range(min(_FEW, len(streams)))]
+        for stream in streams:
             try:
+                if not (pending := await keeper.held(stream)):
+                    continue
+                held += pending
                 found = await keeper.pending(stream, idle=int(lease * 1000))
             except StoreError:
                 continue  # no group there yet
@@ -47,3 +58,7 @@ async def overdue(worker: Worker, keeper: Keeper) -> None:
                 word = await keeper.recover(entry)
                 emit("lease.overdue", worker=entry.owner, stream=stream, word=word)
         seen = still
+        if held and calm:
+            worker.pace.stir()
+        elif not held and not calm and worker.idle():
+            worker.pace.found_empty(keeper.keys.partition, stirs)

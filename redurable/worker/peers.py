@@ -3,8 +3,9 @@ The second detector: processes whose liveness channel has lost its subscribers.
 
 A process subscribes twice (loop and renewal thread) to a channel that nobody publishes to; when it dies its kernel
 closes the sockets and the server sees no subscriber within a millisecond. Each worker watches the next two of the ring
-of all registered, every 40 ms; two misses in a row, and the recover script asks the server itself before it takes
-anything. Now and then all are looked at. Nothing is judged for some seconds after a reconnect or a changed server.
+of all registered, every 40 ms (every 6 s while nobody holds anything); two misses in a row, and the recover script
+asks the server itself before it takes anything. Now and then all are looked at. Nothing is judged for some seconds
+after a reconnect or a changed server.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["peers", "recover_worker"]
 
 _EVERY = 0.04
+_CALM = 6.0
 _RING = 2.5
 _WATCHED = 2
 _MISSES = 2
@@ -62,6 +64,7 @@ async def peers(worker: Worker, keeper: Keeper) -> None:
             next_look = monotonic() + _RING
             everyone = await _registered(worker, keeper)
             ring = _next_of(everyone, worker.id)
+            misses = {name: count for name, count in misses.items() if name in everyone}
             watched = everyone
         else:
             watched = ring
@@ -78,7 +81,10 @@ async def peers(worker: Worker, keeper: Keeper) -> None:
                     if name in await _registered(worker, keeper):  # else another was faster
                         words = await recover_worker(keeper, name, liveness=True)
                         emit("worker.lost", worker=name, by="peers", taken=words)
-        await asyncio.sleep(_EVERY)
+        if any(misses.values()):
+            await asyncio.sleep(_EVERY)  # who was not seen once is looked for again at once, at any pace
+        else:
+            await worker.pace.wait(_EVERY, _CALM)
 
 
 async def _registered(worker: Worker, keeper: Keeper) -> list[str]:

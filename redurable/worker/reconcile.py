@@ -3,12 +3,13 @@ The reconciler: walks all heads, slowly and always, and re-adds what a lost writ
 
 A failover or a restart may lose an entry, a timer, a group; after a reconnect, or when a group was found missing, it
 walks once at speed. What it opens and mends is already as it should be, nearly always: nothing is written then.
+While nobody holds anything on an unchanged server nothing moves, and it stands still but for an hourly walk.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import random
 from typing import TYPE_CHECKING
 
 from redurable.events import emit
@@ -21,6 +22,7 @@ __all__ = ["reconcile"]
 
 _PAGE = 200
 _SLOW = 5.0
+_HOUR = 3600.0
 _FAST = 0.05
 _SETTLED = 1.0
 _OPEN = {b"CREATED", b"SUBMITTED", b"IN_PROGRESS", b"WAITING"}
@@ -32,9 +34,12 @@ async def reconcile(worker: Worker, keeper: Keeper) -> None:
     cursor: bytes = b"0"
     connects, hurry = mux.connects, False
     while not worker.stopping.is_set():
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FAST if hurry else _SLOW):
-                await worker.alarmed.wait()
+        if hurry:
+            await asyncio.sleep(_FAST)
+        elif await worker.pace.wait(_SLOW, _HOUR * (0.5 + random.random()), worker.alarmed):
+            cursor, hurry = b"0", True
+        elif worker.pace.calm:
+            continue
         if mux.connects != connects or worker.alarmed.is_set():
             # others and what they still have on its way come back first
             await asyncio.sleep(_SETTLED)

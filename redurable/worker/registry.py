@@ -15,14 +15,31 @@ import msgspec
 
 from redurable.clock import now_ms
 from redurable.errors import ConfigurationError
+from redurable.runtime.handlers import HandlerSpec
 from redurable.store.inspection import WorkerInfo, workers
 
 if TYPE_CHECKING:
     from redurable.worker.worker import Worker
 
-__all__ = ["RELEASE", "check_queues", "describe"]
+__all__ = ["RELEASE", "by_queue", "check_queues", "describe"]
 
 RELEASE = "0.1.0"
+
+
+def by_queue(handlers: list[HandlerSpec]) -> dict[str, dict[str, HandlerSpec]]:
+    """Return *handlers* by queue and type; ConfigurationError QUEUE_TAKEN when two would serve the same."""
+    queues: dict[str, dict[str, HandlerSpec]] = {}
+    for spec in handlers:
+        types = queues.setdefault(spec.queue, {})
+        if spec.type in types:
+            raise ConfigurationError(
+                f"queue {spec.queue!r} has two handlers{f' of type {spec.type!r}' if spec.type else ''}: "
+                f"{types[spec.type].name} and {spec.name}",
+                code="QUEUE_TAKEN",
+                hint="give them different queues or types: @handler(type=...)",
+            )
+        types[spec.type] = spec
+    return queues
 
 
 def _types(worker: Worker) -> dict[str, str]:

@@ -74,7 +74,8 @@ class Renewer:
                 self._vigil.prove()
                 if monotonic() >= due:
                     self._renew()
-                    due = monotonic() + period
+                    # who holds nothing has nothing to keep: it only says that it lives
+                    due = monotonic() + (period * 2 if self._worker.idle() else period)
             except StoreUnavailable as error:
                 self._forget(error)  # the next tick tries again
                 due = 0.0

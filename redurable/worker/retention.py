@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from redurable.clock import now_ms
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["retention"]
 
 _EVERY = 15.0
+_CALM = 60.0
 _MOST = 500
 
 
@@ -25,4 +25,4 @@ async def retention(worker: Worker, keeper: Keeper) -> None:
         if removed:
             emit("intents.removed", count=removed)
         if removed < _MOST:
-            await asyncio.sleep(_EVERY)
+            await worker.pace.wait(_EVERY, _CALM)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["timers"]
 
 _MOST = 200
-_LONGEST = 15.0
+_LONGEST = 30.0
 
 
 async def timers(worker: Worker, keeper: Keeper) -> None:

@@ -23,6 +23,7 @@ __all__ = ["unheld"]
 
 _OFTEN = 0.4
 _DISTURBED = 3.0  # s for which a new connection makes us look oftener
+_CALM = 3600.0  # `overdue` sees what is pending, ours too, and ends the calm
 _IDLE_MS = 1000
 
 
@@ -31,7 +32,7 @@ async def unheld(worker: Worker, keeper: Keeper) -> None:
     before: set[tuple[str, bytes]] = set()
     looked = monotonic()
     while not worker.stopping.is_set():
-        await asyncio.sleep(_OFTEN)
+        await worker.pace.wait(_OFTEN, _CALM)
         now = monotonic()
         if now - worker.disturbed_at > _DISTURBED and now - looked < worker.settings.lease / 4:
             continue

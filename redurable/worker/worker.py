@@ -30,7 +30,7 @@ import msgspec
 from redurable import events
 from redurable.clock import monotonic, now_ms
 from redurable.config import Address, max_payload
-from redurable.errors import ConfigurationError, RedurableError
+from redurable.errors import RedurableError
 from redurable.model import Reason, Status
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.bodies import close_pools, thread_pool
@@ -46,9 +46,10 @@ from redurable.store.subscriber import Subscriber
 from redurable.tasks import background
 from redurable.worker.consume import consume
 from redurable.worker.overdue import overdue
+from redurable.worker.pace import BUSY, Pace
 from redurable.worker.peers import peers, recover_worker
 from redurable.worker.reconcile import reconcile
-from redurable.worker.registry import check_queues
+from redurable.worker.registry import by_queue, check_queues
 from redurable.worker.renew import Renewer
 from redurable.worker.retention import retention
 from redurable.worker.timers import timers
@@ -102,7 +103,7 @@ class Worker:
     ) -> None:
         self.settings = settings or Settings()
         self.id = self.settings.worker_id
-        self.handlers = _by_queue(handlers)
+        self.handlers = by_queue(handlers)
         self.limit = max_payload()
         self.attempts: dict[str, Attempt] = {}
         self.running = 0  # attempts, and what will be one in the next turn of the loop
@@ -115,6 +116,7 @@ class Worker:
         self.heartbeat = monotonic()
         self.quiet_until = 0.0
         self.disturbed_at = monotonic()
+        self.pace = Pace(1)
         self.started_at = now_ms()
         self.loop_thread = threading.get_ident()
         self.resources = Resources()
@@ -148,6 +150,12 @@ class Worker:
     def disturbed(self) -> None:
         """One of our connections was made anew: a reply may have been lost with the old one."""
         self.disturbed_at = monotonic()
+        self.pace.stir()
+
+    def alarm(self) -> None:
+        """Something that others rely on may be lost: the reconciler walks at once."""
+        self.alarmed.set()
+        self.pace.stir()
 
     async def deny(self, attempt: Attempt) -> None:
         """
@@ -167,6 +175,8 @@ class Worker:
 
     def begin(self, lease: Lease, *, solo: bool = False) -> None:
         """Start an attempt under *lease*."""
+        if self.pace.calm:
+            self._tell_busy()
         self._solo = self._solo or solo
         self.running += 1
         # one of the two tasks' worth of work that an intent costs is saved by not going through `background`
@@ -192,6 +202,7 @@ class Worker:
         mark_worker()
         keys = self.store.keys
         self.keepers = [Keeper(self.store, p, self.id) for p in range(len(keys))]
+        self.pace = Pace(len(keys))
         self._subscriber = Subscriber(self.store.topology, self._on_message, self._on_subscribed)
         renewer: Renewer | None = None
         try:
@@ -244,9 +255,17 @@ class Worker:
                 await asyncio.sleep(0.1 + random.random() * 0.4)
 
     async def _beat(self) -> None:
+        told = False
         while True:
             self.heartbeat = monotonic()
+            if self.running and not told:
+                self._tell_busy()  # others may be calm although we are not
+            told = self.running > 0
             await asyncio.sleep(0.1)
+
+    def _tell_busy(self) -> None:
+        self.pace.stir()
+        self.store.mux.command("PUBLISH", self.store.keys[0].timers, BUSY)
 
     async def _drain(self) -> None:
         for attempt in list(self.attempts.values()):
@@ -345,7 +364,7 @@ class Worker:
             for attempt in list(self.attempts.values()):
                 background(self._compare(attempt), "compare journals")
         if self._identity is not None:
-            self.alarmed.set()
+            self.alarm()
         self.disturbed()
         self._identity = identity
 
@@ -362,6 +381,8 @@ class Worker:
             attempt = self.attempts.get(data.decode())
             if attempt is not None:
                 attempt.hint()
+        elif data == BUSY:
+            self.pace.stir()
         elif data == b"solo":
             self.suspects.set()
             self.bulletin.set()
@@ -376,18 +397,3 @@ class Worker:
             self.quiet_until = max(self.quiet_until, monotonic() + GRACE_AFTER_CHANGE)
             for attempt in list(self.attempts.values()):
                 attempt.hint()
-
-
-def _by_queue(handlers: list[HandlerSpec]) -> dict[str, dict[str, HandlerSpec]]:
-    queues: dict[str, dict[str, HandlerSpec]] = {}
-    for spec in handlers:
-        types = queues.setdefault(spec.queue, {})
-        if spec.type in types:
-            raise ConfigurationError(
-                f"queue {spec.queue!r} has two handlers{f' of type {spec.type!r}' if spec.type else ''}: "
-                f"{types[spec.type].name} and {spec.name}",
-                code="QUEUE_TAKEN",
-                hint="give them different queues or types: @handler(type=...)",
-            )
-        types[spec.type] = spec
-    return queues
