@@ -55,12 +55,39 @@ def _file(name: str) -> str:
     return resources.files(_PACKAGE).joinpath("lua", f"{name}.lua").read_text()
 
 
-def _bind(names: tuple[str, ...], single: str, many: str) -> list[str]:
-    lines = []
+def _bind(names: tuple[str, ...], table: str, at: str, many: str) -> list[str]:
+    """Return the lines that give an item's words their names; read in place: a call a word is a fifth of a script."""
+    lines: list[str] = []
+    plain: list[str] = []
+
+    def flush() -> None:
+        if plain:
+            places = ", ".join(f"{table}[{at} + {i}]" for i in range(1, len(plain) + 1))
+            lines.append(f"  local {', '.join(plain)} = {places}")
+            lines.append(f"  {at} = {at} + {len(plain)}")
+            plain.clear()
+
     for name in names:
-        local, call = (name[:-1], many) if name.endswith("*") else (name, single)
-        lines.append(f"  local {local} = {call}()")
+        if name.endswith("*"):
+            flush()
+            lines.append(f"  local {name[:-1]} = {many}()")
+        else:
+            plain.append(name)
+    flush()
     return lines
+
+
+def _needed(parts: str, body: str) -> str:
+    """Return *parts* without the functions that nobody calls: each is made anew at every run of the script."""
+    blocks = re.split(r"^(?=local |if )", parts, flags=re.MULTILINE)
+    kept: list[str] = []
+    text = body
+    for block in reversed(blocks):
+        function = re.match(r"local function (\w+)", block)
+        if function is None or re.search(rf"\b{function[1]}\b", text):
+            kept.insert(0, block)
+            text += block
+    return "".join(kept)
 
 
 def parse(name: str, text: str, shebang: bool = True) -> Script:
@@ -82,21 +109,26 @@ def parse(name: str, text: str, shebang: bool = True) -> Script:
     args = tuple(fields.get("args", "").split())
     flags = tuple(fields.get("flags", "").split())
     parts = [_file("_preamble"), *(_file(f"_{part}") for part in fields.get("uses", "").split())]
-    source = "\n".join([
-        *([f"#!lua flags={','.join(flags)}"] if shebang else []),
-        *parts,
+    body = "\n".join([
         "local function item()",
-        *_bind(keys, "next_key", "rest_keys"),
-        *_bind(args, "next_arg", "next_args"),
+        *_bind(keys, "KEYS", "key_at", "rest_keys"),
+        *_bind(args, "ARGV", "arg_at", "next_args"),
         *lines[body_at:],
         "end",
         "local answers = {}",
+        f"if #KEYS <= {len(keys)} then return {{item()}} end" if not any(k.endswith("*") for k in keys) else "",
         "repeat",
         "  local ok, answer = pcall(item)",
         "  if not ok and type(answer) ~= 'table' then answer = {err = 'ERR ' .. tostring(answer)} end",
         "  answers[#answers + 1] = answer",
         "until key_at >= #KEYS",
         "return answers",
+    ])
+    source = "\n".join([
+        *([f"#!lua flags={','.join(flags)}"] if shebang else []),
+        "local KEYS, ARGV, redis = KEYS, ARGV, redis",
+        _needed("\n".join(parts), body),
+        body,
     ])  # fmt: skip
     encoded = source.encode()
     return Script(

@@ -214,8 +214,13 @@ class TestLoader:
         assert script.about == "Rests."
         source = script.source.decode()
         assert source.startswith("#!lua flags=\n")
-        assert source.index("local bed = next_key()") < source.index("local how = next_arg()")
-        assert source.index("local how = next_arg()") < source.index("local many = next_args()")
+        assert source.index("local bed = KEYS[") < source.index("local how = ARGV[") < source.index("local many = ")
+
+    def test_only_the_helpers_that_a_body_calls_come_along(self) -> None:
+        record = load("record").source
+        assert b"local function miscounted" in record
+        assert b"local function moment" not in record
+        assert b"local function now_us" in load("settle").source, "called by what settle calls"
 
     def test_scripts_that_take_all_keys_are_never_batched(self) -> None:
         assert {s.name: s.chunk for s in ALL.values() if s.chunk != CHUNK} == {"claim": 1}

@@ -6,9 +6,9 @@ local function finish(keys, id, status, result, keep, channels, told)
   told = told or redis.call('HMGET', head, unpack(TOLD))
   -- a short outcome lives in the head: a key of its own costs 120 bytes and a command
   if #result <= 60 then
-    redis.call('HSET', head, 'status', status, 'finished', now_ms(), 'outcome', result)
+    redis.call('HSET', head, 'status', status, 'finished', at_ms(), 'outcome', result)
   else
-    redis.call('HSET', head, 'status', status, 'finished', now_ms())
+    redis.call('HSET', head, 'status', status, 'finished', at_ms())
     redis.call('SET', keys.outcome, result)
   end
   redis.call('HDEL', head, 'at', 'base', 'reply', 'watch', 'wake', 'start', 'reason', 'cursors')

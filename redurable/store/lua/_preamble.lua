@@ -27,6 +27,12 @@ local function now_us()
   return moment_us
 end
 local function now_ms() return math.floor(now_us() / 1000) end
+-- the same as a text: Redis prints a number with %.17g, which is dear
+local now_text
+local function at_ms()
+  now_text = now_text or string.format('%.0f', now_ms())
+  return now_text
+end
 -- '+500' is 500 ms from now, '1700000000000' is itself
 local function moment(text)
   if text:sub(1, 1) == '+' then return now_ms() + tonumber(text) end

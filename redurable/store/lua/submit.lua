@@ -12,7 +12,7 @@ if old[1] then
 end
 local at = enqueue(stream, streams, lane, id)
 redis.call('SET', envelope, body)
-redis.call('HSET', head, 'status', 'SUBMITTED', 'queue', queue, 'created', now_ms(), 'at', at, 'reply', reply)
+redis.call('HSET', head, 'status', 'SUBMITTED', 'queue', queue, 'created', at_ms(), 'at', at, 'reply', reply)
 if digest ~= '' then redis.call('HSET', head, 'digest', digest) end
 if max ~= '' then redis.call('HSET', head, 'max', max) end
 if deadline ~= '' then
