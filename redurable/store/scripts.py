@@ -109,21 +109,23 @@ def parse(name: str, text: str, shebang: bool = True) -> Script:
     args = tuple(fields.get("args", "").split())
     flags = tuple(fields.get("flags", "").split())
     parts = [_file("_preamble"), *(_file(f"_{part}") for part in fields.get("uses", "").split())]
-    body = "\n".join([
-        "local function item()",
-        *_bind(keys, "KEYS", "key_at", "rest_keys"),
-        *_bind(args, "ARGV", "arg_at", "next_args"),
-        *lines[body_at:],
-        "end",
-        "local answers = {}",
-        f"if #KEYS <= {len(keys)} then return {{item()}} end" if not any(k.endswith("*") for k in keys) else "",
-        "repeat",
-        "  local ok, answer = pcall(item)",
-        "  if not ok and type(answer) ~= 'table' then answer = {err = 'ERR ' .. tostring(answer)} end",
-        "  answers[#answers + 1] = answer",
-        "until key_at >= #KEYS",
-        "return answers",
-    ])
+    body = "\n".join(
+        [
+            "local function item()",
+            *_bind(keys, "KEYS", "key_at", "rest_keys"),
+            *_bind(args, "ARGV", "arg_at", "next_args"),
+            *lines[body_at:],
+            "end",
+            "local answers = {}",
+            f"if #KEYS <= {len(keys)} then return {{item()}} end" if not any(k.endswith("*") for k in keys) else "",
+            "repeat",
+            "  local ok, answer = pcall(item)",
+            "  if not ok and type(answer) ~= 'table' then answer = {err = 'ERR ' .. tostring(answer)} end",
+            "  answers[#answers + 1] = answer",
+            "until key_at >= #KEYS",
+            "return answers",
+        ]
+    )
     source = "\n".join([
         *([f"#!lua flags={','.join(flags)}"] if shebang else []),
         "local KEYS, ARGV, redis = KEYS, ARGV, redis",
