@@ -15,11 +15,12 @@ from redis.exceptions import NoScriptError
 from redurable.errors import StoreUnavailable
 from redurable.store.keeper import renewal
 from redurable.store.lease import Lease
-from redurable.store.scripts import load
+from redurable.store.scripts import Script, load
 from redurable.store.store import Store
 
 __all__ = ["Vigil"]
 
+_register, _renew = load("register"), load("renew")
 _CHUNK = 25
 _ANSWER = 5.0  # s
 
@@ -61,15 +62,15 @@ class Vigil:
 
     def register(self, description: bytes) -> None:
         """Say what the worker is, and that it lives; a server that does not see it live is an error."""
-        pipeline = self._connected().pipeline(transaction=False)
-        for keys in self._store.keys:
-            pipeline.hset(keys.workers, self._worker, description)
-        pipeline.pubsub_numsub(self._store.keys[0].liveness(self._worker))
         try:
-            seen = pipeline.execute()[-1][0][1]
+            for keys in self._store.keys:
+                self._call(_register, ("EVALSHA", _register.sha, 1, keys.workers, "", self._worker, description))
+            channel = self._store.keys[0].liveness(self._worker)
+            client: Any = self._connected()  # redis-py has no type for it
+            seen = client.execute_command("PUBSUB", "NUMSUB", channel)
         except (redis.RedisError, OSError) as error:
             raise StoreUnavailable(f"the worker is not registered: {error}") from error
-        if seen < 1:
+        if seen[1] < 1:
             raise StoreUnavailable("the server does not see that the worker lives")
 
     def renew(self, leases: list[Lease]) -> list[bytes]:
@@ -77,7 +78,7 @@ class Vigil:
         words: list[bytes] = []
         try:
             for start in range(0, len(leases), _CHUNK):
-                words += self._call(renewal(leases[start : start + _CHUNK], self._worker))
+                words += self._call(_renew, renewal(leases[start : start + _CHUNK], self._worker))
         except (redis.RedisError, OSError) as error:
             raise StoreUnavailable(f"leases are not renewed: {error}") from error
         return words
@@ -93,10 +94,10 @@ class Vigil:
             self._client = self._store.topology.blocking_client(timeout=_ANSWER)
         return self._client
 
-    def _call(self, command: tuple[Any, ...]) -> Any:
+    def _call(self, script: Script, command: tuple[Any, ...]) -> Any:
         client: Any = self._connected()
         try:
             return client.execute_command(*command)
         except NoScriptError:  # its scripts were flushed
-            client.script_load(load("renew").source)
+            client.script_load(script.source)
             return client.execute_command(*command)

@@ -79,7 +79,7 @@ def test_a_file_is_short_and_its_lines_too(script: Script) -> None:
 
 
 def test_what_frees_memory_runs_when_it_is_full(script: Script) -> None:
-    adds = {"submit", "schedule", "record", "checkpoint", "note", "redrive", "wake", "watch", "open", "import"}
+    adds = {"submit", "schedule", "record", "checkpoint", "note", "redrive", "wake", "watch", "import"}
     assert (script.name in adds) == (script.flags == ())
 
 

@@ -12,8 +12,10 @@ from redurable.config import parse_url
 from redurable.errors import StoreUnavailable
 from redurable.events import subscribe
 from redurable.ids import new_id
+from redurable.store.keeper import Keeper
 from redurable.store.server import PrivateServer
 from redurable.store.store import Store
+from redurable.store.vigil import Vigil
 from tests.store.conftest import plain
 from tests.store.world import BODY, DAY, QUEUE, STEP, World
 from tests.support.invariants import check_all
@@ -144,6 +146,13 @@ async def test_a_worker_can_start_on_a_full_server(world: World, memory: Memory,
     memory.fill()
     store = Store(parse_url(small.url), world.store.namespace, patience=2)
     await asyncio.wait_for(store.start(), 5)
+    keeper, vigil = Keeper(store, 0, "w1"), Vigil(store, "w1")
+    await asyncio.wait_for(keeper.open([store.stream_of(0, "another", "q:normal")]), 5)
+    vigil.prove()
+    vigil.register(b"described")  # a worker that fails here renews nothing, and is taken for dead
+    assert await store.mux.command("HGET", keeper.keys.workers, "w1") == b"described"
+    await store.mux.command("HDEL", keeper.keys.workers, "w1")
+    vigil.close()
     await store.close()
 
 
