@@ -10,13 +10,14 @@ Owns the spelling of URLs and of the environment's names. Invariants: a password
 | REDURABLE_NAMESPACE | what every key begins with | rd |
 | REDURABLE_MAX_PAYLOAD | the largest payload, result or entry in bytes | 1048576 |
 | REDURABLE_LOG_LEVEL | from which level on the command line's processes log | info |
+| REDURABLE_ACCEPT | checks of `redurable doctor` whose failure is accepted, with commas | none |
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NoReturn
@@ -28,6 +29,7 @@ from redurable.errors import ConfigurationError
 __all__ = [
     "Address",
     "Kind",
+    "accepted",
     "check_namespace",
     "log_level",
     "max_payload",
@@ -273,6 +275,22 @@ def namespace(explicit: str | None = None) -> str:
     if explicit is None:
         explicit = os.environ.get("REDURABLE_NAMESPACE") or DEFAULT_NAMESPACE
     return check_namespace(explicit)
+
+
+def accepted(explicit: Iterable[str] = (), *, known: Sequence[str]) -> frozenset[str]:
+    """
+    Return the checks of the doctor that *explicit* or else REDURABLE_ACCEPT names, in any number of words with commas.
+
+    Raises:
+        ConfigurationError: One of them is not among *known*.
+    """
+    words = list(explicit) or [os.environ.get("REDURABLE_ACCEPT", "")]
+    names = {name.strip().lower() for word in words for name in word.split(",") if name.strip()}
+    if strange := sorted(names.difference(known)):
+        raise ConfigurationError(
+            f"{strange[0]!r} cannot be accepted", hint=f"--accept and REDURABLE_ACCEPT know {', '.join(known)}"
+        )
+    return frozenset(names)
 
 
 def max_payload(explicit: int | None = None) -> int:

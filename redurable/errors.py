@@ -3,7 +3,7 @@ Every error that redurable raises, with a stable code each.
 
     RedurableError
     ├── ConfigurationError      BAD_URL NO_SERVER UNKNOWN_MODULE UNKNOWN_HANDLER BAD_HANDLER BAD_ARGUMENT
-    │                           UNSUPPORTED_PLATFORM NAMESPACE_TOO_NEW QUEUE_TAKEN BAD_IMPORT
+    │                           UNSUPPORTED_PLATFORM NAMESPACE_TOO_NEW QUEUE_TAKEN BAD_IMPORT UNSAFE_SERVER
     ├── StoreError              STORE_ERROR
     │   └── StoreUnavailable    STORE_UNAVAILABLE AUTH_FAILED
     ├── SerialisationError      NOT_SERIALISABLE TYPE_MISMATCH

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import redurable
+from redurable.store.checkup import rehearsed
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "redurable"
@@ -192,6 +193,14 @@ def test_no_rooms_import_each_other_in_a_circle() -> None:
 
     for room in sorted(graph):
         visit(room, ())
+
+
+def test_every_command_that_is_sent_is_rehearsed_by_the_doctor() -> None:
+    known = {name for name, _ in rehearsed("k")} | {"BGREWRITEAOF", "CONFIG GET", "INFO", "PING"}
+    call = re.compile(r"(?:\bcommand|execute_command)\(\s*\"([A-Z]+)\"(?:, \"([A-Z]+)\")?")
+    used = {words for path in modules() for words in call.findall(path.read_text())}
+    strange = {f"{name} {word}".strip() for name, word in used if not {name, f"{name} {word}"} & known}
+    assert not strange, f"add them to redurable.store.checkup: {sorted(strange)}"
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ app = typer.Typer(
 # name -> where it is, and its line of help: these are imported when they are called
 _ELSEWHERE = {
     "demo": ("redurable.cli.demo:demo", "Watch a worker being killed in step 47 of 50, and another carrying on."),
+    "doctor": ("redurable.cli.doctor:doctor", "Check the server: what would be lost, in which event, and what to do."),
     "bench": ("redurable.cli.bench:bench", "Measure this machine: steps, intents and latency beside the raw floor."),
 }
 

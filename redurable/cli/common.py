@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from redurable.client import Client
 
-__all__ = ["PATIENCE", "AsJson", "Namespace", "Url", "client_of"]
+__all__ = ["PATIENCE", "Accept", "AsJson", "Namespace", "Url", "client_of"]
 
 PATIENCE = 10.0  # s that a command waits for a server that went away meanwhile
 
@@ -25,6 +25,14 @@ Namespace = Annotated[
     str | None,
     typer.Option("--namespace", metavar="NAME", help="What every key begins with. Default: REDURABLE_NAMESPACE, rd."),
 ]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept", metavar="CHECK",
+        help="Failures of redurable doctor to live with: persistence, eviction; with commas or repeated. "
+        "Default: REDURABLE_ACCEPT.",
+    ),
+]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

@@ -38,7 +38,7 @@ _USAGE = 2
 # what a status looks like to people; machines get the word alone
 _COLOURS = {
     "COMPLETED": "green", "FAILED": "bold red", "CANCELED": "magenta", "TIMED_OUT": "red", "IN_PROGRESS": "cyan",
-    "WAITING": "yellow", "yes": "green", "no": "bold red",
+    "WAITING": "yellow", "yes": "green", "no": "bold red", "ok": "green", "warn": "yellow", "fail": "bold red",
 }  # fmt: skip
 
 

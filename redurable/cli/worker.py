@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from redurable.cli.common import Namespace, Url
+from redurable.cli.common import Accept, Namespace, Url
 from redurable.errors import ConfigurationError, RedurableError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def worker(
     reload: Reload = False,
     grace: Grace = 30.0,
     app_dir: AppDir = None,
+    accept: Accept = None,
     lease: Lease = 10.0,
     stall: Stall = 300.0,
 ) -> None:
@@ -85,6 +86,9 @@ def worker(
     Ctrl+C or SIGTERM drains: nothing more is taken, steps in flight end within --grace, the rest is handed back for
     another worker to carry on; a second Ctrl+C ends at once, and nothing is lost either.
 
+    It does not start on a server that would lose what it accepts, or that it cannot work on: see
+    [bold]redurable doctor[/bold]. --accept overrides that for the checks it names.
+
     Log lines go to stderr, at the level in REDURABLE_LOG_LEVEL (info by default). Spans go where the OTEL_* variables
     of OpenTelemetry say (OTEL_EXPORTER_OTLP_ENDPOINT, ...), if one is set.
     """
@@ -96,7 +100,7 @@ def worker(
     options = Options(
         target=target, queue=queue, concurrency=concurrency, processes=processes, url=url, namespace=namespace,
         metrics_port=metrics_port, log_format=log_format.value, reload=reload, grace=grace, app_dir=directory,
-        lease=lease, stall=stall,
+        accept=tuple(accept or ()), lease=lease, stall=stall,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         stack.callback(logs.start(log_format.value))

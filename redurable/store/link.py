@@ -64,6 +64,12 @@ class Link(asyncio.Protocol):
         transport.resume_reading()
         return link
 
+    @property
+    def peer(self) -> str:
+        """The server's IP address; "" over a unix socket, or when the connection is gone."""
+        found = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(found[0]) if isinstance(found, tuple) else ""
+
     def write(self, data: bytes) -> None:
         """Send packed commands."""
         if self._transport is not None:

@@ -56,6 +56,7 @@ LEVELS: dict[str, int] = {
     "loop.failed": _ERROR,
     "recovery.failed": _WARNING,
     "renewal.failed": _WARNING,
+    "server.doubtful": _WARNING,
     "step.code_changed": _WARNING,
     "step.failed": _WARNING,  # ERROR when nothing follows
     "step.started": _DEBUG,

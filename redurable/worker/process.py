@@ -19,8 +19,10 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from redurable import events
 from redurable.clock import monotonic
@@ -32,6 +34,7 @@ from redurable.store.address import address_of
 from redurable.store.keeper import Keeper
 from redurable.store.store import Store
 from redurable.tasks import background
+from redurable.worker.guard import guard
 from redurable.worker.peers import recover_worker
 from redurable.worker.worker import Settings, Worker
 
@@ -39,6 +42,7 @@ __all__ = ["Options", "child_options", "run_child", "supervise"]
 
 _ENV = "REDURABLE_CHILD"
 _LONGEST_PAUSE = 5.0
+_LAST_WORDS = 2.0  # s for a server that is away when we are to end
 _TWICE = 0.3  # s between one Ctrl+C and the next
 
 
@@ -57,6 +61,7 @@ class Options:
     reload: bool = False
     grace: float = 30.0
     app_dir: str | None = None
+    accept: tuple[str, ...] = ()
     lease: float = 10.0
     stall: float = 300.0
     worker_id: str = ""
@@ -128,7 +133,8 @@ def supervise(options: Options) -> int:
     Run `options.processes` children until told to stop; return the exit code.
 
     Raises:
-        ConfigurationError, StoreUnavailable: It could not start; nothing was claimed.
+        ConfigurationError: It could not start; nothing was claimed. UNSAFE_SERVER: what it accepts would be lost.
+        StoreUnavailable: The same, for a server that is not there.
     """
 
     async def main() -> int:
@@ -149,6 +155,7 @@ class _Supervisor:
         os.set_inheritable(self._pipe[0], True)
 
     async def run(self) -> int:
+        await guard(self._store.topology.address, self._store.namespace, self._options.accept)
         await self._store.start()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -197,7 +204,7 @@ class _Supervisor:
             code = await child.wait()
             died = monotonic()
             del self._children[worker_id]
-            await self._bury(child.pid, worker_id, code, died)
+            await self._unless_told(self._bury(child.pid, worker_id, code, died))
             if self._stopping.is_set():
                 return
             if code == 2 and died - begun < 10.0:
@@ -218,6 +225,14 @@ class _Supervisor:
             start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
+
+    async def _unless_told(self, burial: Coroutine[Any, Any, None]) -> None:
+        """Bury; once we are to stop, not for long: while the server is away the other detectors have to see it."""
+        burying, told = background(burial, "burial"), background(self._stopping.wait(), "told")
+        await asyncio.wait({burying, told}, return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        if (await asyncio.wait({burying}, timeout=_LAST_WORDS))[1]:
+            burying.cancel()
 
     async def _bury(self, pid: int, worker_id: str, code: int, died: float) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
