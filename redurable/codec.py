@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from typing import Any, get_args
 
 import msgspec
@@ -20,6 +21,7 @@ __all__ = ["DEFAULT_LIMIT", "NIL", "Typed", "digest", "encode", "typed"]
 
 DEFAULT_LIMIT = 1 << 20
 NIL = b"\xc0"
+_QUOTED = re.compile(r"(Invalid (?:enum )?value) .*(?= - at |$)", re.DOTALL)  # msgspec quotes the value only there
 _PLAIN: frozenset[type] = frozenset({str, bytes, int, float, bool, type(None)})
 
 
@@ -135,8 +137,9 @@ class Typed:
             return self._decode(data)
         except Exception as error:
             # msgspec's errors, and whatever a model's validator raises
+            reason = _QUOTED.sub(r"\1", str(error))
             raise SerialisationError(
-                f"{what} does not fit {_name(self.annotation)}: {error}", code="TYPE_MISMATCH"
+                f"{what} does not fit {_name(self.annotation)}: {reason}", code="TYPE_MISMATCH"
             ) from error
 
     def settle(self, value: Any, what: str, limit: int = DEFAULT_LIMIT) -> tuple[bytes, Any]:

@@ -182,8 +182,6 @@ class Attempt:
             if self.spec.depends:
                 arguments |= await self._resources.provide(self.spec)
         except Exception as error:  # a payload that does not fit, or a dependency that could not be made
-            if isinstance(error, SerialisationError):
-                return await self._settle(Status.FAILED, error=ErrorInfo.of(error))
             self._cursor.load(decode_entry(raw) for raw in lease.entries)
             return await self._retry_or_fail(error)
         if lease.entries:

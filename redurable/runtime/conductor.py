@@ -359,9 +359,9 @@ class Conductor:
                 self.unwind(self.cursor.mismatch(entry))
                 return
             if now - self._held_since > _LONG and not self._named:
-                self._named = True
+                self._named, lease = True, self.recorder.lease
                 places = [where(s.task) for s, kind in kinds.items() if s.task is not None and kind != DURABLE]
-                emit("handler.foreign_wait", intent=self.recorder.lease.id, where=places, entry=entry.name)
+                emit("handler.foreign_wait", intent=lease.id, attempt=lease.attempt, where=places, entry=entry.name)
                 if self.main.attempt.spec.strict:
                     self.unwind(foreign_wait(places))
                     return

@@ -12,6 +12,7 @@ In a program of your own: put `IntentFilter()` on a handler of `logging`, or `ad
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, MutableMapping
 from typing import IO, Any, Literal
@@ -151,7 +152,7 @@ def _told(name: str, fields: dict[str, Any]) -> None:
     if not logger.isEnabledFor(level) or _repeated(name):
         return
     line: dict[str, Any] = {}
-    for key, value in fields.items():
+    for key, value in _for_operators(name, fields).items():
         if isinstance(value, BaseException):
             line[key] = _in_words(value)
             if level >= _ERROR and not isinstance(value, RedurableError):
@@ -161,6 +162,39 @@ def _told(name: str, fields: dict[str, Any]) -> None:
     if "step" in line and "n" in line:
         line["step"] = f"{line['step']}#{line.pop('n')}"
     engine().log(level, name, **line)
+
+
+# what scripts answer, in the words of somebody who has never read one
+_TAKEN = {"OK": "recovered", "SUSPECT": "to_run_alone", "FAILED": "failed_for_good"}
+_OVERDUE = {
+    "OK": "recovered", "SUSPECT": "to be run alone", "FAILED": "failed for good", "ALIVE": "its owner lives after all",
+    "GONE": "another process was faster", "STALE": "the intent had moved on",
+}  # fmt: skip
+_FENCED = {
+    "FENCED": "another worker owns it now", "LOST": "its lease was taken away", "NOT_FOUND": "it was removed",
+    "WRONG_STATE": "it is not in progress any more", "REGRESSED": "the server has lost the end of its journal",
+}  # fmt: skip
+
+
+def _for_operators(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """Say in words what the engine says in codes."""
+    if name == "worker.lost":
+        counts = {_TAKEN[word]: n for word, n in fields["taken"].items() if word in _TAKEN}
+        told = {key: value for key, value in fields.items() if key not in ("taken", "code")}
+        return told | {"died": _death(fields.get("code"))} | {"recovered": 0} | counts
+    told, word = {key: value for key, value in fields.items() if key != "word"}, fields.get("word", "")
+    if name == "lease.overdue":
+        told["result"] = _OVERDUE.get(word, word)
+    elif name == "attempt.fenced":
+        told["reason"] = _FENCED.get(word, word)
+    return told
+
+
+def _death(code: int | None) -> str | None:
+    if code is None:
+        return None
+    known = {-s.value: f"killed by {s.name}" for s in signal.Signals}
+    return known.get(code, f"exit code {code}")
 
 
 def _repeated(name: str) -> bool:

@@ -55,8 +55,8 @@ async def overdue(worker: Worker, keeper: Keeper) -> None:
                 if now - first < lease:
                     still[key] = first
                     continue
-                word = await keeper.recover(entry)
-                emit("lease.overdue", worker=entry.owner, stream=stream, word=word)
+                word, queue = await keeper.recover(entry), keeper.keys.lane_of(stream)[0]
+                emit("lease.overdue", worker=entry.owner, queue=queue, word=word)
         seen = still
         if held and calm:
             worker.pace.stir()

@@ -113,9 +113,11 @@ class Renewer:
             self._blocked = True
             task = asyncio.current_task(self._loop)
             attempt = next((a for a in list(worker.attempts.values()) if a.task is task), None)
-            handler, intent = (attempt.spec.name, attempt.lease.id) if attempt else (None, None)
+            handler, intent, n = (
+                (attempt.spec.name, attempt.lease.id, attempt.lease.attempt) if attempt else (None,) * 3
+            )
             emit("loop.blocked", worker=worker.id, seconds=round(silent, 2), stack=stack, handler=handler,
-                 intent=intent)  # fmt: skip
+                 intent=intent, attempt=n)  # fmt: skip
         if silent > worker.settings.stall:
             emit("worker.stalled", worker=worker.id, seconds=round(silent, 1), stack=stack)
             faulthandler.dump_traceback(all_threads=True)

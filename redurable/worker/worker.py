@@ -287,7 +287,8 @@ class Worker:
         await self._until_idle(1.0)
         for attempt in list(self.attempts.values()):
             self.abandoned += 1
-            events.emit("handler.abandoned", worker=self.id, intent=attempt.lease.id, handler=attempt.spec.name)
+            events.emit("handler.abandoned", worker=self.id, intent=attempt.lease.id, attempt=attempt.lease.attempt,
+                        handler=attempt.spec.name)  # fmt: skip
             await attempt.lease.release()
             if attempt.task is not None:
                 attempt.task.cancel()

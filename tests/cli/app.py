@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,23 @@ async def nap(seconds: float) -> str:
 @handler(queue="fragile")
 async def break_or_not(path: str) -> list[Any]:
     return [await double(4), await fragile(path)]
+
+
+class Card(Enum):
+    VISA = "visa"
+
+
+@step(retry=Retry(attempts=2, first=0))
+async def charge(secret: str) -> str:
+    if not secret.startswith("fine"):
+        raise ConnectionError("the bank is away")
+    log.info("charged")
+    return secret
+
+
+@handler(queue="charge", retry=Retry(attempts=2, first=0))
+async def pay(secret: str, card: Card) -> list[str]:
+    return [await charge(f"fine {secret}"), await charge(secret)]
 
 
 async def plain(payload: Any) -> Any:

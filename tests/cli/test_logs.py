@@ -5,16 +5,22 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import structlog
 
 from redurable import events
 from redurable.errors import ConfigurationError, StoreUnavailable
+from redurable.store.server import PrivateServer
 from redurable.telemetry import logs
 from tests.cli.conftest import ROOT, Cli, Running
 
@@ -88,6 +94,65 @@ def test_a_worker_says_that_it_drains_and_ends(start_worker: Callable[..., Runni
     assert [line["event"] for line in worker.lines()][-2:] == ["worker.draining", "worker.stopped"]
 
 
+def test_no_line_holds_a_payload_a_result_or_a_password(
+    cli: Cli, start_worker: Callable[..., Running], server: PrivateServer
+) -> None:
+    """All that can be told is told, of runs that end well and badly, and of a server that refuses the password."""
+    secret, password = "tip-top-secret-4111", "open-sesame"
+    admin = redis.Redis.from_url(server.url)
+    admin.execute_command("ACL", "SETUSER", "of-logs", "on", f">{password}", "~*", "&*", "+@all")
+    try:
+        url = server.url.replace("unix://", f"unix://of-logs:{password}@", 1)
+        words = ["tests.cli.app", "--url", url, "--log-format", "json", "--namespace", "s"]
+        loud = start_worker(*words, REDURABLE_LOG_LEVEL="debug")
+        wrong = start_worker("tests.cli.app:plain", "--url", url.replace(password, f"{password}-not"))
+        intents = [
+            cli("send", queue, json.dumps(payload), "--json", "--namespace", "s").json["id"]
+            for queue, payload in (
+                ("charge", {"secret": secret, "card": "visa"}), ("charge", {"secret": "x", "card": secret}),
+                ("charge", {"secret": secret}), ("sum", [secret]), ("nap", secret),
+            )
+        ]  # fmt: skip
+        for intent in intents:
+            while cli("intents", "get", intent, "--json", "--namespace", "s").json["status"] != "FAILED":
+                time.sleep(0.02)
+        assert wrong.process.wait(20) != 0
+        assert loud.stop() == 0
+    finally:
+        admin.execute_command("ACL", "DELUSER", "of-logs")
+        admin.close()
+    told = loud.log.read_text() + wrong.log.read_text()
+    assert {line["intent"] for line in loud.lines("handler.failed")} == set(intents)
+    assert "the bank is away" in told
+    assert "Invalid enum value - at" in told or "Invalid enum value [" in told
+    assert secret not in told
+    assert password not in told
+    # and all that is said of an intent says which attempt it is, and in a step which step
+    of_intents = [line for line in loud.lines() if "intent" in line]
+    assert [line for line in of_intents if "attempt" not in line] == []
+    assert [line for line in of_intents if line["event"].startswith("step.") and "#" not in line["step"]] == []
+    assert {"step.started", "step.failed", "attempt.started", "attempt.ended"} <= {line["event"] for line in of_intents}
+
+
+def test_on_a_terminal_lines_are_for_people(cli: Cli, redis_url: str) -> None:
+    ours, theirs = os.openpty()
+    environment = os.environ | {"REDURABLE_URL": redis_url, "REDURABLE_NAMESPACE": "tty", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "redurable", "worker", "tests.cli.app:plain"]
+    process = subprocess.Popen(command, env=environment, stderr=theirs, stdout=theirs, stdin=subprocess.DEVNULL)
+    os.close(theirs)
+    said = ""
+    try:
+        while "worker.started" not in said:
+            said += os.read(ours, 4096).decode()
+    finally:
+        process.terminate()
+        process.wait(20)
+        os.close(ours)
+    assert "{" not in said.split("worker.started")[1]
+    assert re.search(r"\d\d:\d\d:\d\d\.\d{3}", said)
+    assert "\x1b[" in said
+
+
 # --- the subscriber ---------------------------------------------------------------------------------------------------
 
 
@@ -149,12 +214,54 @@ def test_ending_restores_the_root_logger() -> None:
 
 
 def test_importing_touches_no_logger() -> None:
-    import subprocess
-    import sys
-
     code = "import logging, redurable.telemetry.logs; print(logging.getLogger().handlers, logging.getLogger().level)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[] 30"
+
+
+def test_a_program_that_uses_the_library_keeps_its_logging(redis_url: str, namespace: str) -> None:
+    """A client that sends and waits, and a worker of the program's own, configure nothing."""
+    code = f"""
+import asyncio, logging, structlog
+from redurable import Client, handler, step
+from redurable.config import parse_url
+from redurable.runtime.handlers import spec_of
+from redurable.worker.worker import Worker
+
+@step
+async def body(): ...
+@handler(queue="q")
+async def work(): await body()
+
+async def main():
+    worker = Worker([spec_of(work)], parse_url({redis_url!r}), {namespace!r})
+    running = asyncio.create_task(worker.run())
+    async with Client({redis_url!r}, namespace={namespace!r}) as client:
+        await client.call(work, {{}})
+    worker.stop()
+    await running
+
+before = dict(logging.Logger.manager.loggerDict)
+asyncio.run(main())
+root, ours = logging.getLogger(), logging.getLogger("redurable")
+print(root.handlers, root.level, ours.handlers, ours.level, ours.propagate, structlog.is_configured())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert (done.stdout.strip(), done.stderr) == ("[] 30 [] 0 True False", "")
+
+
+def test_what_scripts_answer_is_told_in_words(stream: Callable[..., list[Any]]) -> None:
+    stream("json")
+    events.emit("worker.lost", worker="w", by="parent", code=-9, taken={"OK": 3, "SUSPECT": 1, "GONE": 2}, ms=1.5)
+    events.emit("worker.lost", worker="w", by="peers", taken={})
+    events.emit("lease.overdue", worker="w", queue="q", word="ALIVE")
+    events.emit("attempt.fenced", intent="i", attempt=2, word="FENCED")
+    parent, peers, overdue, fenced = stream()
+    assert (parent["recovered"], parent["to_run_alone"], parent["died"]) == (3, 1, "killed by SIGKILL")
+    assert peers["recovered"] == 0
+    assert overdue["result"] == "its owner lives after all"
+    assert fenced["reason"] == "another worker owns it now"
+    assert not {"taken", "word", "code"} & {*parent, *peers, *overdue, *fenced}
 
 
 def test_unknown_formats_and_levels_are_refused() -> None:
