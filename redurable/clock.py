@@ -1,27 +1,36 @@
 """
 Time and durations as redurable takes them: seconds in, milliseconds stored.
 
-Scripts use the server's clock; a process's clock only ever schedules waits inside that process.
+Scripts use the server's clock; a process's clock only ever schedules waits inside that process, or, in
+`redurable.testing`, passes as fast as the tests do.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from redurable.errors import ConfigurationError
 
-__all__ = ["Moment", "Seconds", "deadline_ms", "monotonic", "now_ms", "seconds", "to_datetime"]
+__all__ = ["Moment", "Seconds", "deadline_ms", "monotonic", "now_ms", "read_by", "seconds", "to_datetime"]
 
 Seconds = float | int | timedelta
 Moment = datetime | timedelta | float | int
 
 monotonic = time.monotonic
+_reader: Callable[[], int] | None = None
 
 
 def now_ms() -> int:
     """Return this process's wall clock in ms since 1970."""
-    return time.time_ns() // 1_000_000
+    return time.time_ns() // 1_000_000 if _reader is None else _reader()
+
+
+def read_by(reader: Callable[[], int]) -> None:
+    """Let *reader* tell the time in this process from now on; for tests, see `redurable.testing.clock`."""
+    global _reader
+    _reader = reader
 
 
 def seconds(value: Seconds, name: str = "value") -> float:

@@ -11,6 +11,7 @@ task waits for is told by that future and by the innermost frame of its await ch
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Collection, Iterable
 from types import CodeType
 from typing import Any
@@ -27,6 +28,7 @@ _COVERED = 2  # combinators, one in another, that this many turns are enough for
 FOREIGN, SHARED, DURABLE = range(3)
 _Gathering: type = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]  # what gather() returns
 
+_LIBRARIES = (f"{os.sep}asyncio{os.sep}", f"{os.sep}anyio{os.sep}")
 _GROUPS = {("asyncio", "TaskGroup.__aexit__"), ("anyio", "TaskGroup.__aexit__"), ("anyio", "TaskGroup._wait")}
 _PRIMITIVES = {
     ("asyncio", name)
@@ -75,8 +77,8 @@ def _depth(future: Any) -> int:
     return 0 if inner is None else 1 + _depth(inner)
 
 
-def _innermost(task: asyncio.Task[Any]) -> tuple[Any, CodeType | None, int]:
-    """Return (the innermost frame, its code, its line)."""
+def _innermost(task: asyncio.Task[Any], theirs: tuple[str, ...] = ()) -> tuple[Any, CodeType | None, int]:
+    """Return (the innermost frame, its code, its line); of the frames that are not *theirs*, if there is one."""
     awaited: Any = task.get_coro()
     innermost: Any = None
     code: CodeType | None = None
@@ -85,6 +87,8 @@ def _innermost(task: asyncio.Task[Any]) -> tuple[Any, CodeType | None, int]:
         for frame_name, next_name in (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await")):
             frame = getattr(awaited, frame_name, None)
             if frame is not None:
+                if code is not None and any(name in frame.f_code.co_filename for name in theirs):
+                    return innermost, code, line
                 innermost, code, line = frame, frame.f_code, frame.f_lineno
                 awaited = getattr(awaited, next_name)
                 break
@@ -139,8 +143,8 @@ def _shielded(future: Any) -> Any:
 
 
 def where(task: asyncio.Task[Any]) -> str:
-    """Return 'file:line' of the innermost frame that *task* waits in."""
-    _, code, line = _innermost(task)
+    """Return 'file:line' of the user's innermost frame that *task* waits in."""
+    _, code, line = _innermost(task, _LIBRARIES)
     return f"{code.co_filename}:{line}" if code is not None else "?"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,7 @@ from redurable.tasks import background
 
 __all__ = ["Attempt"]
 
+StandIn = Callable[..., Coroutine[Any, Any, Any]]
 COMPENSATE_FOR = 600.0  # s
 # another attempt would only meet them again: they are in the journal, in the code or in the payload
 _FINAL = (StepFailed, IntentFailed, UsageError, ConfigurationError, SerialisationError, TerminalError)
@@ -101,6 +102,7 @@ class Attempt:
         self.thread = threading.get_ident()
         self.compensations: list[tuple[Callable[..., Any], Any, Any]] = []
         self.checkpoints = Checkpoints()
+        self.stand_ins: Mapping[str, StandIn] = {}  # by step: called instead of its body
         self.task: asyncio.Task[None] | None = None
         self.ended = ""
         self._resources = resources

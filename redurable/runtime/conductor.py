@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from redurable.clock import monotonic, now_ms
+from redurable.clock import now_ms
 from redurable.errors import JournalMismatchError, Suspended
 from redurable.events import emit
 from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity, inside_of
@@ -96,7 +96,7 @@ class Conductor:
 
     def _refresh(self) -> None:
         self.fast = (
-            not self.branched
+            not (self.branched or self.main.attempt.stand_ins)
             and not self.draining
             and self.signal is None
             and self.cancellation.entry is None
@@ -347,7 +347,7 @@ class Conductor:
 
     def _hold(self, entry: Any) -> None:
         """The next entry's call has not been asked for: something else must happen first, or the code differs."""
-        now = monotonic()
+        now = self._loop.time()
         self._held_since = self._held_since or now
         # a call that was given up before waits until the handler gives it up again, by a timer of the process
         timed = any(s.armed(self._loop.time()) for s in self.scopes)

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -303,9 +303,9 @@ def load_handlers(target: str, queue: str | None = None, app_dir: str | None = N
 class Resources:
     """What one process has made for its handlers: lifespans entered, dependencies by their maker."""
 
-    def __init__(self) -> None:
+    def __init__(self, made: Mapping[Callable[..., Any], Any] | None = None) -> None:
         self._stack = contextlib.AsyncExitStack()
-        self._made: dict[Callable[..., Any], Any] = {}
+        self._made: dict[Callable[..., Any], Any] = dict(made or {})
 
     async def enter(self, module: Any) -> None:
         """Enter the module's lifespan, if it has one."""

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from redurable.runtime.scope import Scope, scope_var
 
-__all__ = ["install", "new_event_loop", "task_factory"]
+__all__ = ["Loop", "install", "new_event_loop", "task_factory"]
 
 
 def _noted(handle: asyncio.TimerHandle, context: Context | None) -> asyncio.TimerHandle:
@@ -30,7 +30,9 @@ def _noted(handle: asyncio.TimerHandle, context: Context | None) -> asyncio.Time
     return handle
 
 
-class _Loop(asyncio.SelectorEventLoop):
+class Loop(asyncio.SelectorEventLoop):
+    """asyncio's loop, which also notes the timers that handlers arm; see `install`."""
+
     def call_at(  # type: ignore[override]  # the same, without typeshed's variadic tie of callback and args
         self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
@@ -57,7 +59,7 @@ def new_event_loop(uv: bool | None = None) -> asyncio.AbstractEventLoop:
             loop = UvLoop()
             install(loop)
             return loop
-    loop = _Loop()
+    loop = Loop()
     install(loop)
     return loop
 

@@ -115,6 +115,8 @@ async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any
     emit("step.started", intent=scope.attempt.lease.id, step=spec.name, n=call.identity[2], tries=call.tries + 1)
     try:
         async with asyncio.timeout(spec.timeout):
+            if spec.name in scope.attempt.stand_ins:
+                return await scope.attempt.stand_ins[spec.name](*args, **kwargs)
             if spec.run_in == "loop":
                 return await spec.function(*args, **kwargs)
             if spec.run_in == "process":
@@ -171,7 +173,9 @@ def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any
         scope.attempt.conductor.started(call)
         before = _enter(spec, scope, call)
         try:
-            if spec.run_in == "process":
+            if spec.name in scope.attempt.stand_ins:
+                value = on_loop(loop, scope.attempt.stand_ins[spec.name](*args, **kwargs))
+            elif spec.run_in == "process":
                 value = on_loop(loop, in_process(spec.function, args, kwargs, spec.typed.annotation))
             else:
                 value = spec.function(*args, **kwargs)
@@ -344,8 +348,9 @@ def step(
     """
     Make *function* a step: within an intent its result is recorded before the next line runs, and replayed after.
 
-    The body runs at least once and, once its result is recorded, never again. Called outside any worker it is an
-    ordinary call.
+    The body runs at least once and, once its result is recorded, never again. Outside an intent, in a program that is
+    no worker, it is an ordinary call: no retry, no timeout, the body's own exception. In a worker a step that has
+    lost its intent raises UsageError OUTSIDE_INTENT.
 
     Args:
         name: Its name in the journal; the function's by default. Renaming breaks running intents.
