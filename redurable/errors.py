@@ -17,6 +17,7 @@ Every error that redurable raises, with a stable code each.
     ├── TerminalError           TERMINAL (raised by users: never retry)
     ├── RetryLater              RETRY_LATER (raised by users: retry after a delay)
     └── UsageError              OUTSIDE_INTENT BLOCKING_STEP USE_DURABLE_SEND FOREIGN_WAIT
+                                (of redurable.testing:) STUCK ENDLESS NO_SUCH_ENTRY TEST_WORKER
 
     Signals of the engine, BaseExceptions so that `except Exception` lets them pass:
     asyncio.CancelledError

@@ -3,6 +3,20 @@ What handlers call beside steps: timers, time and chance, cursors of long steps,
 
 `now`, `random` and `uuid4` cost no entry: time is that of the last entry that took effect, chance is derived from the
 intent's id and the place of the call, so both are the same on every replay.
+
+Outside an intent, in a program that is no worker, code that makes these calls still runs, once and undurably:
+
+    a step, run()                       an ordinary call: no retry, no timeout, the body's own exception
+    sleep(), sleep_until()              wait in the process
+    now(), random(), uuid4()            the wall clock, and chance
+    idempotency_key()                   a fresh key at every call
+    checkpoint(), compensate()          nothing
+    last_checkpoint()                   the default
+    is_replaying(), unwinding()         False
+    current(), fencing_token()          UsageError OUTSIDE_INTENT: there is nothing that they could name
+
+In a worker a call that has lost its intent (a bare thread, an executor) raises OUTSIDE_INTENT, but for the two that
+only ask, `is_replaying` and `unwinding`.
 """
 
 from __future__ import annotations
@@ -17,14 +31,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar, overload
 
-from redurable.clock import Moment, Seconds, deadline_ms, monotonic, now_ms, seconds, to_datetime
+from redurable.clock import Moment, Seconds, deadline_ms, now_ms, seconds, to_datetime
 from redurable.codec import encode, typed
 from redurable.errors import UsageError
 from redurable.journal.cursor import RUNNING
 from redurable.model import TimerFired, TimerSet
 from redurable.retry import Retry
 from redurable.runtime.bodies import awaited
-from redurable.runtime.scope import Scope, current_scope
+from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform
 
@@ -96,7 +110,7 @@ def idempotency_key() -> str:
     """
     Return a key that is the same on every try of this step and unlike any other step's, for APIs that take one.
 
-    53 ASCII characters that begin with the intent's id, fit for a header. Outside any worker it is a new one each time.
+    53 ASCII characters that begin with the intent's id, fit for a header. Outside an intent it is a new one each time.
 
     Raises:
         UsageError: In a handler, but in no step: two calls made there would share the key.
@@ -113,19 +127,28 @@ def idempotency_key() -> str:
 
 
 def fencing_token() -> int:
-    """Return the attempt's epoch: it rises with every attempt, so a store can refuse an older one's writes."""
+    """
+    Return the attempt's epoch: it rises with every attempt, so a store can refuse an older one's writes.
+
+    Raises:
+        UsageError: OUTSIDE_INTENT: there is no attempt.
+    """
     return _needed("fencing_token()").attempt.lease.epoch
 
 
 def is_replaying() -> bool:
-    """Return whether the handler is being brought back to where it was; False outside an intent."""
-    scope = current_scope("is_replaying()")
+    """Return whether the handler is being brought back to where it was; False outside an intent, anywhere."""
+    scope = scope_var.get()
     return scope is not None and scope.attempt.conductor.cursor.replaying
 
 
 def unwinding() -> bool:
-    """Return whether this attempt ends here while the intent goes on: free process resources, undo nothing."""
-    scope = current_scope("unwinding()")
+    """
+    Return whether this attempt ends here while the intent goes on: free process resources, undo nothing.
+
+    False outside an intent, anywhere.
+    """
+    scope = scope_var.get()
     return scope is not None and scope.attempt.conductor.signal is not None
 
 
@@ -151,12 +174,12 @@ def _chance(what: str) -> int:
 
 
 def random() -> float:
-    """Return a float in [0, 1), the same on every replay. Not for secrets."""
+    """Return a float in [0, 1), the same on every replay. Not for secrets. Outside an intent: any."""
     return _random.Random(_chance("random()")).random()
 
 
 def uuid4() -> uuid.UUID:
-    """Return a UUID, the same on every replay and unlike any other call's."""
+    """Return a UUID, the same on every replay and unlike any other call's. Outside an intent: any."""
     return uuid.UUID(int=_chance("uuid4()"), version=4)
 
 
@@ -171,7 +194,11 @@ async def sleep(delay: Seconds) -> None:
 
 
 async def sleep_until(when: Moment) -> None:
-    """Wait, durably, until *when* (an aware datetime, or seconds or a timedelta from now)."""
+    """
+    Wait, durably, until *when* (an aware datetime, or seconds or a timedelta from now).
+
+    Outside an intent it waits in the process.
+    """
     await _until("sleep_until", None, when)
 
 
@@ -210,7 +237,7 @@ class _Run:
     async def __call__(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     async def __call__(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """
-        Call *function* as a step named *name*; a plain function runs in a thread.
+        Call *function* as a step named *name*; a plain function runs in a thread. Outside an intent: just that.
 
         What it returns is awaited if it is a coroutine: `run("ask", lambda: client.ask(question))`.
 
@@ -250,7 +277,7 @@ async def checkpoint(value: Any) -> None:
     Keep *value* as the cursor of the step that runs now, at most ten times a second.
 
     A re-run of the step reads the last one kept with `last_checkpoint`: at most one interval is done again.
-    Outside an intent it does nothing.
+    Outside an intent it does nothing, and `last_checkpoint` returns its default.
     """
     scope = current_scope("checkpoint()")
     if scope is None:
@@ -258,7 +285,7 @@ async def checkpoint(value: Any) -> None:
     if scope.step is None:
         raise UsageError("checkpoint() keeps the cursor of a step; it was called outside of one")
     kept = scope.attempt.checkpoints
-    name, at = scope.place(), monotonic()
+    name, at = scope.place(), scope.attempt.loop.time()
     if at < kept.next_write.get(name, 0.0):
         return
     kept.next_write[name] = at + CHECKPOINT_INTERVAL

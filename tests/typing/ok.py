@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, assert_type
 
-from redurable import Client, IntentId, Retry, handler, run, step
+from redurable import Client, IntentId, Retry, handler, run, step, testing
 
 
 @dataclass
@@ -101,3 +101,18 @@ async def calls_like_any_function() -> None:
     """Outside a worker steps and handlers are ordinary functions."""
     assert_type(await order(Order(1)), dict[str, int])
     assert_type(order_sync(Order(1)), int)
+
+
+async def priced(order: Order) -> float:
+    return 1.0
+
+
+def counted(order: Order) -> int:
+    return 1
+
+
+def in_memory() -> None:
+    """What a run in memory returns is typed by its handler."""
+    assert_type(testing.run(priced, {"id": 1}).result, float)
+    assert_type(testing.run(counted, Order(1), stub={fetch: []}, deadline=timedelta(days=1)).result, int)
+    assert_type(testing.replay_check(priced, Order(1), reset=list).result, float)
