@@ -366,7 +366,7 @@ class Client(Archive):
     ) -> builtins.list[IntentInfo]:
         """Return up to *limit* intents that fit; finished ones newest first."""
         store = (await self._open()).store
-        wanted = None if status is None else Status(status)
+        wanted = None if status is None else Status.of(status)
         return await inspection.intents(store, queue=queue, status=wanted, label=label, limit=limit)
 
     async def queues(self) -> builtins.list[depths.QueueInfo]:

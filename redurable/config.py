@@ -152,7 +152,12 @@ def parse_url(url: str) -> Address:
         parts = urlsplit(url)
     except ValueError:  # its text quotes the login
         _refuse(url, "its host is not well formed; an IPv6 address goes into brackets", kind)
-    if parts.fragment or url.endswith("#") or "@" in parts.query or ("@" in parts.path and kind != "unix"):
+    if (
+        parts.fragment
+        or url.endswith("#")
+        or "@" in parts.query
+        or ("@" in parts.path and (kind != "unix" or parts.netloc))
+    ):
         _refuse(url, "in a user name or password / ? # @ : are written %2F %3F %23 %40 %3A", kind)
     query = _query(url, parts.query, kind, tls)
     login, _, netloc = parts.netloc.rpartition("@")

@@ -12,6 +12,7 @@ Every error that redurable raises, with a stable code each.
     ├── WrongState              WRONG_STATE INTENT_EXISTS
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT
     ├── IntentFailed            INTENT_FAILED (another intent ended without a result)
+    ├── WaitTimeout             WAIT_TIMEOUT (`redurable send --wait`: only the wait ended)
     ├── StepFailed              STEP_FAILED (a step of this intent failed for good)
     ├── StepProcessLost         STEP_PROCESS_LOST (a process step's child died; retried)
     ├── TerminalError           TERMINAL (raised by users: never retry)
@@ -57,6 +58,7 @@ __all__ = [
     "Suspended",
     "TerminalError",
     "UsageError",
+    "WaitTimeout",
     "WrongState",
 ]
 
@@ -164,6 +166,12 @@ class IntentFailed(RedurableError):
         self.error = error
         if error is not None and error.code:
             self.code = error.code
+
+
+class WaitTimeout(RedurableError):
+    """The command line's wait for an outcome ended; the intent goes on. `Client.wait_for` raises TimeoutError."""
+
+    code = "WAIT_TIMEOUT"
 
 
 class StepFailed(RedurableError):

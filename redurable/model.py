@@ -35,6 +35,8 @@ from typing import Any
 
 import msgspec
 
+from redurable.errors import ConfigurationError
+
 __all__ = [
     "AttemptFailed",
     "CancelRequested",
@@ -76,6 +78,14 @@ class Status(StrEnum):
     def final(self) -> bool:
         """Whether the intent has ended."""
         return self in _FINAL
+
+    @classmethod
+    def of(cls, text: str) -> Status:
+        """Return the status called *text*, in capitals or not; ConfigurationError when there is none."""
+        found = cls.__members__.get(text.upper())
+        if found is None:
+            raise ConfigurationError(f"there is no status {text!r}", hint=f"one of {', '.join(cls)}")
+        return found
 
 
 _FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.TIMED_OUT})

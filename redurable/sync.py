@@ -55,8 +55,18 @@ class Client:
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None and self._pid == os.getpid():
-            asyncio.run_coroutine_threadsafe(self._client.close(), loop).result()
+            asyncio.run_coroutine_threadsafe(self._end(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
+
+    async def _end(self) -> None:
+        """Close, and leave nothing pending on the loop: a wait that an interrupt ended, say."""
+        await self._client.close()
+        late = asyncio.all_tasks() - {asyncio.current_task()}
+        if late:
+            _, late = await asyncio.wait(late, timeout=0.2)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     def _wait(self, coroutine: Coroutine[Any, Any, R]) -> R:
         with self._lock:
@@ -72,7 +82,12 @@ class Client:
                 code="USE_DURABLE_SEND",
                 hint="put the call into a step",
             )
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl+C ends this wait, and with it what was waited for
+            raise
 
     def send(self, to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> IntentId[Any]:
         """Store an intent for *to* and return its id; see `redurable.Client.send`."""

@@ -50,7 +50,9 @@ def delete(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: 
 def export(
     intents: Some = None,
     queue: Annotated[str | None, typer.Option("--queue", "-q", help="Those of this queue.")] = None,
-    status: Annotated[Status | None, typer.Option("--status", "-s", help="Those in this state.")] = None,
+    status: Annotated[
+        Status | None, typer.Option("--status", "-s", case_sensitive=False, help="Those in this state.")
+    ] = None,
     label: Annotated[str | None, typer.Option("--label", "-l", metavar="K=V", help="Those with this label.")] = None,
     url: Url = None,
     namespace: Namespace = None,

@@ -44,6 +44,8 @@ def dev(
             note("the server has ended" if ended else "no server ran")
         return
     found = server.find() if status else server.start()
+    if found is None and (mute := server.silent()) is not None:
+        raise mute
     if found is None:
         if as_json:
             print_json({"running": False, "url": None, "pid": None, "directory": None})

@@ -118,7 +118,9 @@ def _status(info: IntentInfo) -> str:
 @app.command("list")
 def list_(
     queue: Annotated[str | None, typer.Option("--queue", "-q", help="Only of this queue.")] = None,
-    status: Annotated[Status | None, typer.Option("--status", "-s", help="Only in this state.")] = None,
+    status: Annotated[
+        Status | None, typer.Option("--status", "-s", case_sensitive=False, help="Only in this state.")
+    ] = None,
     label: Annotated[str | None, typer.Option("--label", "-l", metavar="K=V", help="Only with this label.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="The most to show.")] = 50,
     url: Url = None,

@@ -10,7 +10,7 @@ import typer
 
 from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import note, print_json, print_line, run
-from redurable.errors import ConfigurationError, IntentFailed, RedurableError
+from redurable.errors import ConfigurationError, IntentFailed, WaitTimeout
 from redurable.model import Priority
 
 __all__ = ["send"]
@@ -85,8 +85,8 @@ async def _send(
             result = await client.wait_for(intent, timeout)
         except TimeoutError:
             status = (await client.get(intent)).status.value
-            raise RedurableError(
-                f"intent {intent} is still {status} after {timeout:g} s", code="WAIT_TIMEOUT",
+            raise WaitTimeout(
+                f"intent {intent} is still {status} after {timeout:g} s",
                 hint=f"it goes on; look with: redurable intents get {intent}",
             ) from None  # fmt: skip
         except IntentFailed as failed:
@@ -122,12 +122,19 @@ def _payload(text: str | None) -> Any:
     if text is None:
         return None
     try:
-        return json.loads(sys.stdin.read() if text == "-" else text)
+        return json.loads(sys.stdin.read() if text == "-" else text, parse_constant=_no_number)
     except (json.JSONDecodeError, RecursionError) as error:  # its message does not quote the text, which may be secret
         raise ConfigurationError(
             f"the payload is not JSON: {error}", code="BAD_ARGUMENT",
             hint="quote it for the shell: redurable send QUEUE '{\"n\": 1}'; a text is '\"text\"'",
         ) from None  # fmt: skip
+
+
+def _no_number(word: str) -> Any:
+    raise ConfigurationError(
+        f"the payload holds {word}, which is no JSON", code="BAD_ARGUMENT",
+        hint="JSON has no such number: send null or a text for it",
+    )  # fmt: skip
 
 
 def _labels(pairs: list[str] | None) -> dict[str, str] | None:

@@ -50,7 +50,10 @@ MetricsPort = Annotated[
 ]
 Format = Annotated[LogFormat, typer.Option("--log-format", help="How log lines look.")]
 Reload = Annotated[bool, typer.Option("--reload", help="Restart when a Python file changes (development).")]
-Grace = Annotated[float, typer.Option("--grace", min=0.0, help="Seconds that steps in flight get to end at a stop.")]
+Grace = Annotated[
+    float,
+    typer.Option("--grace", min=0.0, help="Seconds that steps in flight get at a stop; 10 s later they are killed."),
+]
 AppDir = Annotated[Path | None, typer.Option("--app-dir", help="Where the module is. Default: the current directory.")]
 Lease = Annotated[float, typer.Option("--lease", min=0.5, max=3600.0, help="Seconds of ownership without a renewal.")]
 Stall = Annotated[

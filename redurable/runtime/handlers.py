@@ -290,7 +290,7 @@ def load_handlers(target: str, queue: str | None = None, app_dir: str | None = N
                 hint=f"its functions are: {', '.join(sorted(known)) or 'none'}",
             )
         return [spec_of(function, queue)], module
-    found = [v for v in vars(module).values() if hasattr(v, _ATTRIBUTE)]
+    found = list({id(v): v for v in vars(module).values() if hasattr(v, _ATTRIBUTE)}.values())  # two names, one handler
     if not found:
         raise ConfigurationError(
             f"module {name!r} has no @handler",

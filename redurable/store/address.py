@@ -16,13 +16,16 @@ def address_of(url: str | None = None) -> Address:
 
     Raises:
         ConfigurationError: BAD_URL; NO_SERVER when no URL is set and the project's own server does not run.
+        StoreUnavailable: No URL is set, and the project's own server is there but does not answer.
     """
     text = resolve_url(url)
     if text is None:
-        from redurable.store.server import find
+        from redurable.store.server import find, silent
 
         own = find()
         if own is None:
+            if (silent_one := silent()) is not None:
+                raise silent_one
             raise ConfigurationError(
                 "no Redis URL is set, and this project's own server does not run",
                 code="NO_SERVER",

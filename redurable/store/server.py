@@ -69,6 +69,14 @@ def find(project: Path | None = None) -> ServerInfo | None:
     return _Place(project).running()
 
 
+def silent(project: Path | None = None) -> StoreUnavailable | None:
+    """Return the error that says so if the project's embedded server lives but does not answer, else None."""
+    place = _Place(project)
+    if not place.directory.is_dir() or place.free():
+        return None
+    return place.mute()
+
+
 def start(project: Path | None = None) -> ServerInfo:
     """
     Return the project's embedded server, started if it does not run; safe to call from many processes at once.
@@ -101,10 +109,7 @@ def start(project: Path | None = None) -> ServerInfo:
             place.terminate()
             unreachable = 0.0
         time.sleep(0.02)
-    raise StoreUnavailable(
-        f"the embedded server of {place.project} is there but does not answer",
-        hint=f"see {place.log}; its process id is in {place.pidfile}",
-    )
+    raise place.mute()
 
 
 def stop(project: Path | None = None) -> bool:
@@ -166,6 +171,13 @@ class _Place:
         path = self.socket()
         pid = process_of(path) if path else None
         return ServerInfo(f"unix://{path}", pid, self.directory) if pid is not None else None
+
+    def mute(self) -> StoreUnavailable:
+        """Return the error of a server that lives and says nothing."""
+        return StoreUnavailable(
+            f"the embedded server of {self.project} is there but does not answer: it loads its data, or it is frozen",
+            hint=f"see {self.log}; its process id is in {self.pidfile} (kill -CONT thaws a stopped one)",
+        )
 
     def take_lock(self) -> Any:
         """Return the open, locked file, or None while another holds it."""

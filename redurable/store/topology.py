@@ -59,7 +59,7 @@ def translated(error: BaseException, address: Address) -> BaseException:
     if isinstance(error, redis.RedisError | OSError | asyncio.TimeoutError):
         return StoreUnavailable(
             f"cannot reach Redis at {address.display}: {text or type(error).__name__}",
-            hint="is it running there, and is REDIS_URL right? `redurable dev` starts one for this project",
+            hint="is it running there, and is the URL right? `redurable dev` starts one for this project",
         )
     return error
 

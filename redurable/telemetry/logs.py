@@ -12,8 +12,10 @@ In a program of your own: put `IntentFilter()` on a handler of `logging`, or `ad
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, MutableMapping
 from typing import IO, Any, Literal
 
@@ -230,6 +232,22 @@ def _shared() -> list[Any]:
     return [add_intent, structlog.processors.TimeStamper(fmt="iso", utc=True)]
 
 
+_FORGOTTEN = re.compile(r"coroutine '(.+)' was never awaited")
+
+
+def _warned(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """What Python's warnings say is a line too; above all that a step's `await` was forgotten, so it did not run."""
+    place = f"{filename}:{lineno}"
+    forgotten = _FORGOTTEN.match(str(message))
+    if forgotten is None:
+        logging.getLogger("py.warnings").warning("%s: %s: %s", place, category.__name__, message)
+        return
+    name = forgotten[1].rpartition(".")[2]
+    engine().warning("coroutine.not_awaited", name=forgotten[1], at=place, hint=f"it did not run: await {name}(...)")
+
+
 # --- the command line's set-up ----------------------------------------------------------------------------------------
 
 
@@ -254,6 +272,7 @@ def start(format: str = "auto", *, level: str | None = None, stream: IO[str] | N
     handler.setFormatter(_formatter(format == "console" or (format == "auto" and terminal), terminal))
     root = logging.getLogger()
     before = (root.level, root.handlers[:])
+    showing, warnings.showwarning = warnings.showwarning, _warned
     root.handlers[:] = [handler]
     root.setLevel(least)
     structlog.configure(
@@ -271,6 +290,7 @@ def start(format: str = "auto", *, level: str | None = None, stream: IO[str] | N
 
     def end() -> None:
         unsubscribe()
+        warnings.showwarning = showing
         structlog.reset_defaults()
         root.setLevel(before[0])
         root.handlers[:] = before[1]

@@ -43,6 +43,7 @@ __all__ = ["Options", "child_options", "run_child", "supervise"]
 _ENV = "REDURABLE_CHILD"
 _LONGEST_PAUSE = 5.0
 _LAST_WORDS = 2.0  # s for a server that is away when we are to end
+_LAST = 10.0  # s that a child gets beyond the grace to hand back, to leave its lifespans, to close
 _TWICE = 0.3  # s between one Ctrl+C and the next
 
 
@@ -181,6 +182,8 @@ class _Supervisor:
         self._told_at = monotonic()
         self._stopping.set()
         self._end_children(signal.SIGTERM)
+        # one that is stopped or stuck hears nothing: what it holds is handed back as that of any other dead child
+        asyncio.get_running_loop().call_later(self._options.grace + _LAST, self._end_children, signal.SIGKILL)
 
     def _end_children(self, number: int) -> None:
         for child in self._children.values():

@@ -54,6 +54,15 @@ async def break_or_not(path: str) -> list[Any]:
     return [await double(4), await fragile(path)]
 
 
+@handler(queue="forgetful")
+async def forget(n: int) -> int:
+    double(n)
+    return n
+
+
+forget_as_well = forget  # two names are one handler
+
+
 class Card(Enum):
     VISA = "visa"
 

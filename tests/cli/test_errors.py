@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import socket
 import sys
 import uuid
@@ -41,11 +43,27 @@ def test_no_server_at_all(alone: Cli, tmp_path: Path, monkeypatch: pytest.Monkey
     refused(alone("worker", "tests.cli.app:plain"), "NO_SERVER", "redurable dev")
 
 
+@pytest.mark.crash
+def test_the_projects_own_server_is_frozen(alone: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    pid = alone("dev", "--json").json["pid"]
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        for words in (("send", "q", "1"), ("dev", "--status")):
+            refused(alone(*words), "STORE_UNAVAILABLE", "is there but does not answer", "frozen", exit_code=1)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        alone("dev", "--stop")
+
+
 def test_an_unreachable_server(alone: Cli) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"redis://127.0.0.1:{probe.getsockname()[1]}/0"
-    refused(alone("queues", "--url", url), "STORE_UNAVAILABLE", url, exit_code=1)
+    said = alone("queues", "--url", url)
+    refused(said, "STORE_UNAVAILABLE", url, exit_code=1)
+    assert "REDIS_URL" not in said.err, "it was not read"
     refused(alone("send", "sum", "[1]", "--url", url), "STORE_UNAVAILABLE", url, exit_code=1)
     refused(alone("worker", "tests.cli.app", "--url", url), "STORE_UNAVAILABLE", url, exit_code=1)
 
@@ -164,6 +182,11 @@ def test_a_payload_that_is_not_json(cli: Cli) -> None:
     assert "s3cret" not in said.err
 
 
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_a_payload_with_a_number_that_json_has_not(cli: Cli, word: str) -> None:
+    refused(cli("send", "unserved", f'{{"n": [{word}]}}'), "BAD_ARGUMENT", f"holds {word}", "null")
+
+
 def test_a_payload_that_is_too_large(shell: Cli, cli: Cli) -> None:
     big = json.dumps("x" * (1 << 20))
     refused(shell("send", "sum", "-", stdin=big), "PAYLOAD_TOO_LARGE", "1,048,576", "REDURABLE_MAX_PAYLOAD")
@@ -224,10 +247,15 @@ def test_a_retry_of_what_has_not_failed(cli: Cli) -> None:
     refused(cli("intents", "retry", intent), "WRONG_STATE", "SUBMITTED", exit_code=1)
 
 
+def test_a_status_may_be_written_small(cli: Cli) -> None:
+    intent = cli("send", "small", "1", "--json").json["id"]
+    assert [i["id"] for i in cli("intents", "list", "-q", "small", "--status", "submitted", "--json").json] == [intent]
+
+
 def test_an_unknown_status_is_a_usage_error(cli: Cli) -> None:
     said = cli("intents", "list", "--status", "BROKEN")
     assert said.code == 2
-    assert "COMPLETED" in said.err
+    assert "completed" in said.err.lower()
 
 
 def test_a_name_cannot_drive_the_terminal(cli: Cli) -> None:

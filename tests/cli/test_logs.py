@@ -153,6 +153,14 @@ def test_on_a_terminal_lines_are_for_people(cli: Cli, redis_url: str) -> None:
     assert "\x1b[" in said
 
 
+def test_a_forgotten_await_is_told_with_its_intent_and_place(cli: Cli, worker: Running) -> None:
+    intent = cli("send", "forgetful", "1", "--wait", "--timeout", "20", "--json").json["id"]
+    line = worker.wait_for("coroutine.not_awaited")
+    assert (line["name"], line["intent"], line["attempt"], line["level"]) == ("double", intent, 1, "warning")
+    assert "tests/cli/app.py" in line["at"]
+    assert line["hint"] == "it did not run: await double(...)"
+
+
 # --- the subscriber ---------------------------------------------------------------------------------------------------
 
 

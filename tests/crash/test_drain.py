@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 
 import psutil
 import pytest
@@ -138,6 +139,25 @@ async def test_a_second_ctrl_c_ends_all_at_once_and_nothing_is_lost(fleet: Fleet
         assert await asyncio.wait_for(fleet.client.wait_for(intent), 30) == [0, 1, 2, 99, 100, 101]
     await fleet.reap()
     assert await check_all(await fleet.store()) == {"COMPLETED": 6}
+
+
+async def test_a_child_that_hears_nothing_is_killed_after_the_grace_and_its_work_handed_back(fleet: Fleet) -> None:
+    """As `redurable worker` does it, but for the ten seconds that it leaves beyond the grace."""
+    code = "from redurable.worker import process; process._LAST = 0.3; from redurable.cli import main; main()"
+    words = ["worker", "tests.crash.app", "--url", fleet.url, "--namespace", fleet.namespace, "--grace", "0.2"]
+    parent = fleet._start([sys.executable, "-c", code, *words, "--log-format", "json"], {}, "parent")
+    child = (await fleet.event("worker.started", 20))["pid"]
+    intent = await fleet.client.send("gated", {"gate": "three"})
+    await fleet.line(intent, "gated99")
+    os.kill(child, signal.SIGSTOP)
+    parent.terminate()
+    assert await parent.ended() == 0
+    assert not _there(child)
+    assert (await fleet.client.get(intent)).status.value == "SUBMITTED"
+    fleet.open("three")
+    await fleet.start(1)
+    assert await asyncio.wait_for(fleet.client.wait_for(intent), 30) == [0, 1, 2, 99, 100, 101]
+    await fleet.reap()
 
 
 def _there(pid: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from redurable.config import Address, log_level, max_payload, namespace, parse_url, resolve_url
@@ -90,6 +90,7 @@ def test_a_wrong_url_is_told_what_is_wrong_and_shown_an_example(url: str, reason
     assert caught.value.hint.startswith("for example ")
 
 
+@example(scheme="unix", around="@/", tail="@host")
 @given(
     scheme=st.sampled_from(["redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "http"]),
     around=st.text("/?#@:&=%[]", max_size=4),

@@ -25,7 +25,7 @@ from redurable.errors import (
     TerminalError,
     UsageError,
 )
-from redurable.model import ErrorInfo
+from redurable.model import ErrorInfo, Status
 
 CLASSES = {name: getattr(errors, name) for name in errors.__all__}
 
@@ -113,3 +113,10 @@ def test_an_exception_is_described_with_what_can_be_stored() -> None:
     assert "raise _Odd" in info.traceback
     assert ErrorInfo.of(_Odd(object())).details is None
     assert len(ErrorInfo.of(ValueError("x" * 10_000)).message) == 4000
+
+
+def test_a_status_is_known_however_it_is_written() -> None:
+    assert Status.of("failed") is Status.of("FAILED") is Status.FAILED
+    with pytest.raises(ConfigurationError, match="'broken'") as refused:
+        Status.of("broken")
+    assert "TIMED_OUT" in refused.value.hint
