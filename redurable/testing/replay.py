@@ -40,7 +40,8 @@ def replay_check(
     *handler* is run undisturbed; then, for every entry of its journal, once with a worker that dies just before the
     entry is recorded (the step's body runs again) and once right after. Each must end as the first did, with
     the same status and result, or the same error. What makes the difference is a handler that does not repeat itself
-    (the clock, chance, I/O outside of steps) or a step that must not run twice.
+    (the clock, chance, I/O outside of steps) or a step that must not run twice. A journal of 50 entries takes 101 runs,
+    of milliseconds each.
 
     Args:
         reset: Called before every run: put what the test's fakes remember back to the beginning.

@@ -122,6 +122,7 @@ class ProcessWorker:
         words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         self._command = [sys.executable, "-m", "redurable", "worker", target, "--log-format", "json", *words]
         self._server = server
+        self._client = sync.Client(server.url, namespace=server.namespace)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -146,8 +147,7 @@ class ProcessWorker:
         """Return the ids of its processes that work now."""
         if self._process is None:
             return []
-        with sync.Client(self._server.url, namespace=self._server.namespace) as client:
-            return [w.pid for w in client.workers() if w.alive and f".{self._process.pid}." in w.id]
+        return [w.pid for w in self._client.workers() if w.alive and f".{self._process.pid}." in w.id]
 
     def kill(self) -> None:
         """Kill its processes (SIGKILL), as a crash would; `redurable worker` starts others."""
@@ -158,6 +158,7 @@ class ProcessWorker:
         """Drain it and return once it is gone."""
         if self._process is not None:
             self._end(self._process)
+        self._client.close()
         self._log.close()
 
     @staticmethod

@@ -153,7 +153,7 @@ def _parks_early() -> Iterator[None]:
 
 
 def check(
-    program: Node, *, seed: int, uv: bool, kills: list[int], replays: int = 2, quiet_turns: int | None = None
+    program: Node, *, seed: int, loop: str, kills: list[int], replays: int = 2, quiet_turns: int | None = None
 ) -> None:
     """
     Assert that *program* survives.
@@ -178,4 +178,4 @@ def check(
             await replayed(cut, seed + 300, replays)
 
     with _parks_early():
-        drive(main, uv=uv)
+        drive(main, loop=loop)

@@ -12,9 +12,9 @@ import pytest
 from redurable import Canceled, Status, compensate, step, sync
 from redurable.model import CancelRequested, StepDone
 from redurable.runtime.attempt import Attempt
-from tests.support.harness import Bench, Kill, drive
+from tests.support.harness import LOOPS, Bench, Kill, drive
 
-loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+loops = pytest.mark.parametrize("loop", LOOPS)
 
 
 def after(bench: Bench, turns: int) -> Callable[[Attempt], Any]:
@@ -67,7 +67,7 @@ def trip() -> Bench:
 
 
 @loops
-def test_what_was_booked_is_given_back_wherever_the_cancel_and_a_crash_come(uv: bool) -> None:
+def test_what_was_booked_is_given_back_wherever_the_cancel_and_a_crash_come(loop: str) -> None:
     async def main() -> None:
         for turns in range(2, 70, 3):
             for cut in (None, 1, 2, 3, 4, 5, 6, 7, 8):
@@ -91,11 +91,11 @@ def test_what_was_booked_is_given_back_wherever_the_cancel_and_a_crash_come(uv: 
                 assert len(bench.ran) == ran
                 assert bench.seen[-1] == lived
 
-    drive(main, uv=uv)
+    drive(main, loop=loop)
 
 
 @loops
-def test_the_result_of_a_step_that_finished_is_not_lost_to_the_cancel_after_it(uv: bool) -> None:
+def test_the_result_of_a_step_that_finished_is_not_lost_to_the_cancel_after_it(loop: str) -> None:
     async def main() -> None:
         for turns in range(4, 12):
             bench = trip()
@@ -103,11 +103,11 @@ def test_the_result_of_a_step_that_finished_is_not_lost_to_the_cancel_after_it(u
             assert bench.status == "CANCELED"
             assert bench.ran.count("book a") == bench.ran.count("give back a")
 
-    drive(main, uv=uv)
+    drive(main, loop=loop)
 
 
 @loops
-def test_a_cancel_during_a_wait_that_is_not_durable_is_replayed_after_the_same_steps(uv: bool) -> None:
+def test_a_cancel_during_a_wait_that_is_not_durable_is_replayed_after_the_same_steps(loop: str) -> None:
     async def main() -> None:
         gate = asyncio.Event()
 
@@ -143,12 +143,12 @@ def test_a_cancel_during_a_wait_that_is_not_durable_is_replayed_after_the_same_s
         assert bench.seen[-1] == bench.seen[0]
         assert bench.ran == [0, 1, 2, 100]
 
-    drive(main, uv=uv)
+    drive(main, loop=loop)
 
 
 @loops
 @pytest.mark.parametrize("turns", [1, 5, 9, 14, 20, 27, 35])
-def test_threads_meet_a_cancel_at_their_next_durable_call(uv: bool, turns: int) -> None:
+def test_threads_meet_a_cancel_at_their_next_durable_call(loop: str, turns: int) -> None:
     async def main() -> None:
         @step
         def work(n: int) -> int:
@@ -177,4 +177,4 @@ def test_threads_meet_a_cancel_at_their_next_durable_call(uv: bool, turns: int) 
         assert bench.ran[-1] == -1
         assert len(bench.ran) < 100
 
-    drive(main, uv=uv)
+    drive(main, loop=loop)

@@ -9,9 +9,9 @@ import pytest
 
 from redurable import Retry, step
 from redurable.runtime import conductor
-from tests.support.harness import Bench, Kill, drive
+from tests.support.harness import LOOPS, Bench, Kill, drive
 
-loops = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+loops = pytest.mark.parametrize("loop", LOOPS)
 SOON = Retry(attempts=3, first=0, jitter=False)
 
 
@@ -32,7 +32,7 @@ async def killed_everywhere(make: Any) -> None:
 
 
 @loops
-def test_a_call_given_up_in_one_branch_is_told_by_the_next_record_of_another(uv: bool) -> None:
+def test_a_call_given_up_in_one_branch_is_told_by_the_next_record_of_another(loop: str) -> None:
     @step
     async def slow() -> None:
         await asyncio.sleep(30)
@@ -59,11 +59,11 @@ def test_a_call_given_up_in_one_branch_is_told_by_the_next_record_of_another(uv:
 
         return Bench(handle)
 
-    drive(lambda: killed_everywhere(make), uv=uv)
+    drive(lambda: killed_everywhere(make), loop=loop)
 
 
 @loops
-def test_a_call_given_up_is_told_by_a_failed_try_too(uv: bool) -> None:
+def test_a_call_given_up_is_told_by_a_failed_try_too(loop: str) -> None:
     tried: list[int] = []
 
     @step
@@ -90,11 +90,11 @@ def test_a_call_given_up_is_told_by_a_failed_try_too(uv: bool) -> None:
 
         return Bench(handle)
 
-    drive(lambda: killed_everywhere(make), uv=uv)
+    drive(lambda: killed_everywhere(make), loop=loop)
 
 
 @loops
-def test_a_semaphore_that_others_hold_is_no_change_of_code(uv: bool) -> None:
+def test_a_semaphore_that_others_hold_is_no_change_of_code(loop: str) -> None:
     async def main() -> None:
         shared = asyncio.Semaphore(1)
 
@@ -115,11 +115,11 @@ def test_a_semaphore_that_others_hold_is_no_change_of_code(uv: bool) -> None:
         asyncio.get_running_loop().call_later(0.1, shared.release)
         assert await bench.attempt() == "COMPLETED"
 
-    drive(main, uv=uv)
+    drive(main, loop=loop)
 
 
 @loops
-def test_an_event_that_a_timer_of_the_process_sets_is_no_change_of_code(uv: bool) -> None:
+def test_an_event_that_a_timer_of_the_process_sets_is_no_change_of_code(loop: str) -> None:
     async def main() -> None:
         @step
         async def work() -> str:
@@ -139,12 +139,12 @@ def test_an_event_that_a_timer_of_the_process_sets_is_no_change_of_code(uv: bool
         await bench.attempt(Kill(at=1))
         assert await bench.attempt() == "COMPLETED"
 
-    drive(main, uv=uv)
+    drive(main, loop=loop)
 
 
 @loops
 @pytest.mark.parametrize("way", ["executor", "wait", "gather"])
-def test_what_an_executor_does_is_waited_for(uv: bool, way: str) -> None:
+def test_what_an_executor_does_is_waited_for(loop: str, way: str) -> None:
     async def main() -> None:
         @step
         async def work() -> str:
@@ -165,12 +165,12 @@ def test_what_an_executor_does_is_waited_for(uv: bool, way: str) -> None:
         await bench.attempt(Kill(at=1))
         assert await bench.attempt() == "COMPLETED"
 
-    drive(main, uv=uv)
+    drive(main, loop=loop)
 
 
 @loops
 def test_a_branch_that_waits_for_nothing_that_could_come_is_a_mismatch_after_a_while(
-    uv: bool, monkeypatch: pytest.MonkeyPatch
+    loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conductor, "_PATIENCE", 0.05)
 
@@ -198,4 +198,4 @@ def test_a_branch_that_waits_for_nothing_that_could_come_is_a_mismatch_after_a_w
         assert bench.error.code == "JOURNAL_MISMATCH"
         assert "work#1" in bench.error.message
 
-    drive(main, uv=uv)
+    drive(main, loop=loop)

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from tests.runtime.programs import Node, programs
 from tests.runtime.stage import check
+from tests.support.harness import LOOPS
 
 STEP, OTHER = ("step", "plain"), ("step", "other")
 TWO: Node = ("seq", STEP, STEP)
 EVERYWHERE = list(range(12))  # after each of the first entries
-LOOPS = pytest.mark.parametrize("uv", [False, True], ids=["asyncio", "uvloop"])
+loops = pytest.mark.parametrize("loop", LOOPS)
 
 _few = settings(
     deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate],
@@ -29,22 +30,22 @@ _seeds = st.integers(0, 1 << 20)
 _kills = st.lists(st.integers(0, 200), min_size=1, max_size=3)
 
 
-@LOOPS
-@settings(_few, max_examples=50)
+@loops
+@settings(_few, max_examples=40)
 @given(program=programs(), seed=_seeds, kills=_kills)
 def test_a_program_killed_at_random_points_replays_to_the_same_identities_and_results(
-    uv: bool, program: Node, seed: int, kills: list[int]
+    loop: str, program: Node, seed: int, kills: list[int]
 ) -> None:
-    check(program, seed=seed, uv=uv, kills=kills)
+    check(program, seed=seed, loop=loop, kills=kills)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-@LOOPS
+@loops
 @settings(_few, max_examples=1500)
 @given(program=programs(4), seed=_seeds, kills=_kills)
-def test_larger_programs_too(uv: bool, program: Node, seed: int, kills: list[int]) -> None:
-    check(program, seed=seed, uv=uv, kills=kills, replays=3)
+def test_larger_programs_too(loop: str, program: Node, seed: int, kills: list[int]) -> None:
+    check(program, seed=seed, loop=loop, kills=kills, replays=3)
 
 
 DIRECTED: dict[str, Node] = {
@@ -67,23 +68,23 @@ DIRECTED: dict[str, Node] = {
 }
 
 
-@LOOPS
+@loops
 @pytest.mark.parametrize("name", DIRECTED)
-def test_a_program_killed_after_every_entry_goes_on_from_there(name: str, uv: bool) -> None:
+def test_a_program_killed_after_every_entry_goes_on_from_there(name: str, loop: str) -> None:
     for seed in range(2):
-        check(DIRECTED[name], seed=1000 * seed, uv=uv, kills=EVERYWHERE)
+        check(DIRECTED[name], seed=1000 * seed, loop=loop, kills=EVERYWHERE)
 
 
-@LOOPS
-def test_twenty_replays_are_one_run(uv: bool) -> None:
+@loops
+def test_twenty_replays_are_one_run(loop: str) -> None:
     parts = ("race", TWO, ("gather", STEP, OTHER)), ("anyio", True, TWO, ("sema", 1, STEP, STEP)), ("group", STEP, TWO)
-    check(("gather", *parts), seed=7, uv=uv, kills=[], replays=20)
+    check(("gather", *parts), seed=7, loop=loop, kills=[], replays=20)
 
 
 def _fails(program: Node, **options: Any) -> bool:
     try:
         for seed in range(4):
-            check(program, seed=seed, uv=False, kills=[], **options)
+            check(program, seed=seed, loop="asyncio", kills=[], **options)
     except AssertionError:
         return True
     return False

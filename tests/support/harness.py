@@ -19,13 +19,18 @@ from redurable.model import Envelope, ErrorInfo, Status
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.handlers import handler, spec_of
 from redurable.runtime.loops import new_event_loop
-from redurable.testing.clock import Clock
+from redurable.testing.clock import Clock, VirtualLoop
 from redurable.testing.lease import Kill
 from redurable.testing.life import Life
 from redurable.testing.memory import MemoryIntent
 
-__all__ = ["Bench", "Kill", "drive"]
+__all__ = ["LOOPS", "Bench", "Kill", "drive"]
 
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": lambda: new_event_loop(False),
+    "uvloop": lambda: new_event_loop(True),
+    "virtual": VirtualLoop,
+}
 AT_ONCE = Retry(attempts=20, first=0, jitter=False)
 
 
@@ -55,7 +60,7 @@ class Bench(Life):
     ) -> None:
         handler(queue="q", **{"retry": AT_ONCE, **options})(function)
         chance = random.Random(seed)
-        intent = MemoryIntent(Clock(), pace=lambda: (chance.randint(1, slowness), chance.randint(0, slowness)))
+        intent = MemoryIntent(_clock(), pace=lambda: (chance.randint(1, slowness), chance.randint(0, slowness)))
         envelope = Envelope(type="", payload=msgspec.Raw(msgspec.msgpack.encode(payload)))
         super().__init__(spec_of(function), envelope, intent)
         self.ran: list[Any] = []
@@ -105,11 +110,19 @@ class Bench(Life):
         self.intent.reopen()
 
 
-def drive(main: Callable[[], Awaitable[Any]], *, uv: bool) -> Any:
-    """Run *main()* on a worker's loop."""
+def _clock() -> Clock:
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return Clock()
+    return Clock(loop.time) if isinstance(loop, VirtualLoop) else Clock()
+
+
+def drive(main: Callable[[], Awaitable[Any]], *, loop: str) -> Any:
+    """Run *main()* on a loop of `LOOPS`."""
 
     async def body() -> Any:
         return await main()
 
-    with asyncio.Runner(loop_factory=lambda: new_event_loop(uv)) as runner:
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         return runner.run(body())

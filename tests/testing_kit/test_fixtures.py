@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -103,6 +105,12 @@ def test_processes_are_killed_and_others_carry_on(redurable_worker: Serve, redur
     worker.kill()
     assert redurable_client.wait_for(intent, 30) == 40
     assert worker.pids() not in ([], first)
+
+
+def test_the_plugin_costs_other_projects_nothing() -> None:
+    code = "import sys, redurable.testing.plugin; print({'redis', 'msgspec', 'anyio', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_what_does_not_start_says_why(redurable_worker: Serve) -> None:

@@ -43,7 +43,7 @@ HOURLY = Retry(attempts=4, first=3600, factor=1, max_delay=3600, jitter=False)
 
 
 @contextmanager
-def quick(seconds: float = 2.0) -> Iterator[None]:
+def quick(seconds: float = 10.0) -> Iterator[None]:
     """Assert that what is inside takes no time to speak of, on however busy a machine."""
     begun = time.monotonic()
     yield
