@@ -105,7 +105,6 @@ def test_what_is_settled_settles_to_itself(value: Any) -> None:
         (Annotated[int, {"unhashable": 1}], 5),
         (bytes, b"\xff"),
     ],
-    ids=str,
 )
 def test_annotated_values_come_back_equal_and_of_their_type(annotation: Any, value: Any) -> None:
     data, settled = typed(annotation).settle(value, "it")
@@ -132,7 +131,7 @@ def test_a_value_that_does_not_fit_its_annotation_is_refused_the_first_time(anno
     assert caught.value.code == "TYPE_MISMATCH"
 
 
-@pytest.mark.parametrize("value", [object(), Point, 2**64, "\ud800", lambda: 1, {object(): 1}], ids=repr)
+@pytest.mark.parametrize("value", [object(), Point, 2**64, "\ud800", lambda: 1, {object(): 1}])
 def test_a_value_without_a_stored_form_is_refused(value: Any) -> None:
     for write in (lambda: encode(value, "the payload"), lambda: typed(Any).settle(value, "the payload")):
         with pytest.raises(SerialisationError, match="the payload cannot be stored") as caught:
