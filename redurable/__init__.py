@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RedurableError,
         RetryLater,
         SerialisationError,
+        SessionBusy,
         StepFailed,
         StepProcessLost,
         StoreError,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         uuid4,
     )
     from redurable.runtime.handlers import Depends, handler, lifespan
+    from redurable.runtime.state import state
     from redurable.runtime.steps import step
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "Retry",
     "RetryLater",
     "SerialisationError",
+    "SessionBusy",
     "Status",
     "StepFailed",
     "StepProcessLost",
@@ -96,6 +99,7 @@ __all__ = [
     "run",
     "sleep",
     "sleep_until",
+    "state",
     "step",
     "unwinding",
     "uuid4",
@@ -105,8 +109,8 @@ _HOMES = {
     "redurable.client": "Client",
     "redurable.errors": (
         "Canceled ConfigurationError Fenced IdempotencyConflict IntentFailed JournalMismatchError NotFound "
-        "PayloadTooLarge RedurableError RetryLater SerialisationError StepFailed StepProcessLost StoreError "
-        "StoreUnavailable Suspended TerminalError UsageError WrongState"
+        "PayloadTooLarge RedurableError RetryLater SerialisationError SessionBusy StepFailed StepProcessLost "
+        "StoreError StoreUnavailable Suspended TerminalError UsageError WrongState"
     ),
     "redurable.ids": "IntentId",
     "redurable.model": "ErrorInfo IntentInfo Priority Status",
@@ -116,6 +120,7 @@ _HOMES = {
         "random run sleep sleep_until unwinding uuid4"
     ),
     "redurable.runtime.handlers": "Depends handler lifespan",
+    "redurable.runtime.state": "state",
     "redurable.runtime.steps": "step",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

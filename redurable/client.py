@@ -11,30 +11,29 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
+import itertools
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from datetime import datetime
 from typing import Any, TypeVar, Unpack, overload
-
-import msgspec
 
 from redurable import spans
 from redurable.archive import Archive
-from redurable.clock import Moment, Seconds, deadline_ms, seconds
-from redurable.codec import NIL, digest, encode, typed
+from redurable.clock import Seconds, seconds
+from redurable.codec import typed
 from redurable.config import max_payload
 from redurable.config import namespace as namespace_of
-from redurable.errors import ConfigurationError, IdempotencyConflict, IntentFailed, UsageError
-from redurable.ids import IntentId, derived_id, new_id, partition_for
-from redurable.model import Entry, Envelope, IntentInfo, Outcome, Priority, Status
-from redurable.options import SendOptions, check_texts
+from redurable.errors import ConfigurationError, IntentFailed, UsageError
+from redurable.ids import IntentId
+from redurable.model import Entry, IntentInfo, Outcome, Status
+from redurable.options import SendOptions
 from redurable.runtime.handlers import spec_of
 from redurable.runtime.scope import scope_var
+from redurable.runtime.sending import accepted, submit
 from redurable.store import depths, inspection
 from redurable.store.address import address_of
-from redurable.store.keys import check_queue
 from redurable.store.results import RECHECK, Results
+from redurable.store.scripts import CHUNK
 from redurable.store.store import Store
 
 __all__ = ["Client", "SendOptions"]
@@ -42,7 +41,6 @@ __all__ = ["Client", "SendOptions"]
 R = TypeVar("R")
 _WAVE = 4000  # intents of send_many under way at once
 _PART = 200
-_encode_envelope = msgspec.msgpack.Encoder().encode
 
 
 class _Connected:
@@ -127,12 +125,13 @@ class Client(Archive):
         Raises:
             PayloadTooLarge, SerialisationError: Nothing was stored.
             IdempotencyConflict: The key was used with another payload; that intent is unchanged.
+            SessionBusy: The session is not free, and *on_busy* or *max_queued* wants it so; nothing was stored.
             StoreUnavailable: Not known whether it was stored; repeat with the same *idempotency_key*.
         """
         connected = await self._open()
         with spans.sending(to) as seen:
             intent, answer = self._submit(connected, to, payload, **options)
-            self._accepted(await answer, options.get("idempotency_key"))
+            accepted(await answer, to, options)
             seen.done("", id=intent)
         return IntentId(intent)
 
@@ -156,13 +155,15 @@ class Client(Archive):
 
         Raises:
             PayloadTooLarge, SerialisationError: Those before the bad one are stored; none after it is.
+            SessionBusy: As many of the first are stored as the session would take.
             ConfigurationError: An idempotency key names one call; it cannot name many.
         """
         if options.get("idempotency_key") is not None:
             raise ConfigurationError("send_many() takes no idempotency_key: it would make all of them one intent")
         connected = await self._open()
         with spans.sending(to) as seen:
-            ids = await self._send_all(connected, to, payloads, options)
+            send = self._send_all if options.get("key") is None else self._send_in_line
+            ids = await send(connected, to, payloads, options)
             seen.done("", count=len(ids))
         return ids
 
@@ -187,18 +188,21 @@ class Client(Archive):
                 await asyncio.gather(*answers)
         return ids
 
+    async def _send_in_line(
+        self, connected: _Connected, to: Any, payloads: Iterable[Any], options: SendOptions
+    ) -> builtins.list[IntentId[Any]]:
+        """Send to one session: a call's worth at a time, so that no held back answer changes their order."""
+        ids: builtins.list[IntentId[Any]] = []
+        source = iter(payloads)
+        while part := builtins.list(itertools.islice(source, CHUNK)):
+            sent = [self._submit(connected, to, payload, **options) for payload in part]
+            for intent, answer in sent:
+                accepted(await answer, to, options)
+                ids.append(IntentId(intent))
+        return ids
+
     def _submit(
-        self,
-        connected: _Connected,
-        to: Any,
-        payload: Any,
-        type: str = "",
-        idempotency_key: str | None = None,
-        delay: Seconds | None = None,
-        deadline: Moment | None = None,
-        priority: Priority | str = Priority.NORMAL,
-        max_delivery_attempts: int | None = None,
-        labels: dict[str, str] | None = None,
+        self, connected: _Connected, to: Any, payload: Any, **options: Unpack[SendOptions]
     ) -> tuple[str, asyncio.Future[Any]]:
         scope = scope_var.get()
         if scope is not None and not scope.inside:
@@ -207,52 +211,7 @@ class Client(Archive):
                 code="USE_DURABLE_SEND",
                 hint="put the call into a step",
             )
-        if type or idempotency_key or labels:
-            check_texts(type, idempotency_key, labels)
-        data = NIL if payload is None else encode(payload, "the payload", self._limit)
-        if isinstance(to, str):
-            queue = to
-        else:
-            spec = spec_of(to)
-            spec.check(data)
-            queue, type = spec.queue, type or spec.type
-            deadline = spec.timeout if deadline is None else deadline
-        lane = _LANES.get(priority)
-        if lane is None:
-            raise ConfigurationError(f"priority is 'high', 'normal' or 'low', not {priority!r}")
-        store = connected.store
-        if idempotency_key is None:
-            check_queue(queue)
-            intent, check = new_id(0 if len(store.keys) == 1 else secrets.randbelow(len(store.keys))), ""
-        else:
-            partition = partition_for(len(store.keys), check_queue(queue), idempotency_key)
-            intent = derived_id(partition, self._namespace, queue, "", idempotency_key)
-            check = digest([type, payload])
-        trace = {} if spans.observer is None else spans.observer.carrier()
-        envelope = Envelope(type, msgspec.Raw(data), labels or {}, idempotency_key or "", trace)
-        due = ""
-        if deadline is not None:
-            # relative ones are added to the server's clock, not to this machine's
-            due = ("" if isinstance(deadline, datetime) else "+") + str(deadline_ms(deadline, 0))
-        answer = store.submit(
-            intent,
-            _encode_envelope(envelope),
-            queue,
-            lane,
-            reply=connected.results.name,
-            digest=check,
-            deadline=due,
-            max_losses=max_delivery_attempts,
-            delay_ms=0 if delay is None else round(seconds(delay, "delay") * 1000),
-        )
-        return intent, answer
-
-    def _accepted(self, word: bytes, idempotency_key: str | None) -> None:
-        if word == b"CONFLICT":
-            raise IdempotencyConflict(
-                f"idempotency key {idempotency_key!r} was used with another payload",
-                hint="use one key per logical call; the first intent is unchanged",
-            )
+        return submit(connected.store, self._limit, connected.results.name, to, payload, **options)
 
     @overload
     async def call(
@@ -293,7 +252,7 @@ class Client(Archive):
         waiter = results.expect(intent)
         try:
             async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
-                self._accepted(await answer, options.get("idempotency_key"))
+                accepted(await answer, to, options)
                 fresh = options.get("idempotency_key") is None
                 outcome = await (results.sent(intent, waiter) if fresh else results.outcome(intent))
         finally:
@@ -394,6 +353,3 @@ class Client(Archive):
             WrongState: It is open or COMPLETED; nothing was changed.
         """
         await (await self._open()).store.redrive(intent)
-
-
-_LANES: dict[Any, str] = {p: f"q:{p.value}" for p in Priority}

@@ -11,6 +11,7 @@ Every error that redurable raises, with a stable code each.
     ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND
     ├── WrongState              WRONG_STATE INTENT_EXISTS
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT
+    ├── SessionBusy             SESSION_BUSY SESSION_FULL
     ├── IntentFailed            INTENT_FAILED (another intent ended without a result)
     ├── WaitTimeout             WAIT_TIMEOUT (`redurable send --wait`: only the wait ended)
     ├── StepFailed              STEP_FAILED (a step of this intent failed for good)
@@ -18,6 +19,7 @@ Every error that redurable raises, with a stable code each.
     ├── TerminalError           TERMINAL (raised by users: never retry)
     ├── RetryLater              RETRY_LATER (raised by users: retry after a delay)
     └── UsageError              OUTSIDE_INTENT BLOCKING_STEP USE_DURABLE_SEND FOREIGN_WAIT
+                                SESSION_DEADLOCK NO_SESSION STATE_READ_ONLY STATE_IN_STEP
                                 (of redurable.testing:) STUCK ENDLESS NO_SUCH_ENTRY TEST_WORKER
 
     Signals of the engine, BaseExceptions so that `except Exception` lets them pass:
@@ -51,6 +53,7 @@ __all__ = [
     "RedurableError",
     "RetryLater",
     "SerialisationError",
+    "SessionBusy",
     "StepFailed",
     "StepProcessLost",
     "StoreError",
@@ -143,6 +146,12 @@ class IdempotencyConflict(RedurableError):
     """The idempotency key was used with another payload. The first intent is unchanged."""
 
     code = "IDEMPOTENCY_CONFLICT"
+
+
+class SessionBusy(RedurableError):
+    """The session is not free (SESSION_BUSY), or as many wait in its line as may (SESSION_FULL). Nothing was stored."""
+
+    code = "SESSION_BUSY"
 
 
 class IntentFailed(RedurableError):

@@ -14,12 +14,14 @@ The state of an intent, with the script that walks each edge:
 
     cancel, expire    CREATED | SUBMITTED, never claimed -> CANCELED | TIMED_OUT
                       else a `CancelRequested` entry, which the handler meets at its place in the journal
-    redrive           FAILED | CANCELED | TIMED_OUT -> SUBMITTED, its journal kept
+    redrive           FAILED | CANCELED | TIMED_OUT -> SUBMITTED, its journal kept; in a session -> CREATED, in line
     delete            COMPLETED | FAILED | CANCELED | TIMED_OUT -> none
     import            none -> CREATED | SUBMITTED | WAITING | COMPLETED | FAILED | CANCELED | TIMED_OUT
+    enter             none -> CREATED | SUBMITTED: an intent of a session; join gives a delayed one its place
+    reseat            CREATED -> SUBMITTED, when the holder of its session is gone
 
 What holds in each state:
-    CREATED      a timer (`start`) leads on; no stream entry
+    CREATED      a timer (`start`) leads on, or a place in its session's line; no stream entry
     SUBMITTED    `at` names its one live stream entry
     IN_PROGRESS  `at` is pending for the worker in `fence`; nobody else may write
     WAITING      a `reason`; a timer leads on; no stream entry, no process
@@ -50,6 +52,7 @@ __all__ = [
     "Priority",
     "Reason",
     "Reopened",
+    "SessionEnvelope",
     "Status",
     "StepDone",
     "StepFailedEntry",
@@ -157,6 +160,13 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True)
     idempotency_key: str = ""
     trace: dict[str, str] = {}
     parent: str = ""
+
+
+class SessionEnvelope(Envelope, array_like=True, frozen=True, omit_defaults=True):
+    """The envelope of an intent of a session; every other's is read as one of no session. *shared*: beside the line."""
+
+    session: str = ""
+    shared: bool = False
 
 
 class Outcome(msgspec.Struct, array_like=True, frozen=True):
@@ -306,4 +316,5 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     changed: tuple[str, ...] = ()
     labels: dict[str, str] = {}
     idempotency_key: str = ""
+    session: str = ""
     error: ErrorInfo | None = None

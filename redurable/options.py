@@ -4,13 +4,15 @@ The options of sending an intent, said once for every function that takes them.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from redurable.clock import Moment, Seconds
 from redurable.errors import ConfigurationError
 from redurable.model import Priority
 
-__all__ = ["SendOptions", "check_texts"]
+__all__ = ["OnBusy", "SendOptions", "check_texts"]
+
+OnBusy = Literal["queue", "reject", "interrupt", "replace"]
 
 
 class SendOptions(TypedDict, total=False):
@@ -19,7 +21,13 @@ class SendOptions(TypedDict, total=False):
 
     Keys:
         type: The handler's name within the queue, if several share it.
-        idempotency_key: A second send with it returns the first intent's id for as long as that intent is kept.
+        key: Session key: the intents of one queue that share it run one at a time, in the order of sending.
+        on_busy: What to do if the session is not free. "queue": wait in its line. "reject": raise SessionBusy.
+            "interrupt": ask its holder to end, as `cancel` does. "replace": cancel those that wait.
+        max_queued: How many may wait in the line besides the holder; SessionBusy (SESSION_FULL) if it is full.
+        shared: Run beside the session's holder, and only read its state; a handler's own `shared` by default.
+        idempotency_key: A second send with it returns the first intent's id for as long as that intent is kept;
+            within its session, if it has one.
         delay: Seconds, or a timedelta, before it may start.
         deadline: An aware datetime, or seconds or a timedelta from now; then it ends TIMED_OUT.
         priority: "high", "normal" or "low", among the fresh intents of the queue.
@@ -28,6 +36,10 @@ class SendOptions(TypedDict, total=False):
     """
 
     type: str
+    key: str | None
+    on_busy: OnBusy
+    max_queued: int | None
+    shared: bool | None
     idempotency_key: str | None
     delay: Seconds | None
     deadline: Moment | None

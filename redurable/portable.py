@@ -27,7 +27,7 @@ FORMAT = 1
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in typing.get_args(Entry)}
 # these belong to the server and to who listened there; `at` is written anew
 _LEFT = frozenset({"at", "base", "reply", "watch", "lost", "imported", "outcome"})
-_NUMBERS = ("created", "started", "finished", "deadline", "start", "wake", "attempt", "losses", "max")
+_NUMBERS = ("created", "started", "finished", "deadline", "start", "wake", "attempt", "losses", "max", "place")
 _NEEDED = {Status.CREATED: ("start", "lane")} | {status: ("finished",) for status in Status if status.final}
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
@@ -133,7 +133,8 @@ def _check_head(head: dict[str, str]) -> None:
         raise _refused(f"its head has no {missing[0]}")
     if head["status"] not in Status.__members__:
         raise _refused(f"its head has the status {head['status']!r}")
-    missing = [name for name in _NEEDED.get(Status(head["status"]), ()) if name not in head]
+    waits = head["status"] == Status.CREATED and "session" in head  # in line: it needs no start
+    missing = [name for name in _NEEDED.get(Status(head["status"]), ()) if name not in head and not waits]
     if missing:
         raise _refused(f"its head is {head['status']} and has no {missing[0]}")
     for name in _NUMBERS:

@@ -25,11 +25,12 @@ from redurable.runtime.bodies import on_loop
 from redurable.runtime.calls import scope_of_thread
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.spec import StepSpec
+from redurable.runtime.state import state as _state
 from redurable.runtime.steps import perform_sync
 from redurable.store.depths import QueueInfo
 from redurable.store.inspection import WorkerInfo
 
-__all__ = ["Client", "checkpoint", "gather", "last_checkpoint", "run", "sleep", "sleep_until"]
+__all__ = ["Client", "checkpoint", "gather", "last_checkpoint", "run", "sleep", "sleep_until", "state"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -195,6 +196,29 @@ def checkpoint(value: Any) -> None:
 def last_checkpoint(of: Any = Any, default: Any = None) -> Any:
     """Return the cursor that an earlier try of this step kept; see `redurable.last_checkpoint`."""
     return _durable("sync.last_checkpoint()", lambda: _calls.last_checkpoint(of, default))
+
+
+class _State:
+    """The state of the intent's session, for plain handlers; see `redurable.state`."""
+
+    def get(self, name: str, *, of: Any = Any, default: Any = None) -> Any:
+        """Return the value of *name*, or *default*; see `redurable.state`."""
+        return _durable(f"sync.state.get({name!r})", lambda: _state.get(name, of=of, default=default))
+
+    def set(self, name: str, value: Any) -> None:
+        """Write *value* under *name*; see `redurable.state`."""
+        _durable(f"sync.state.set({name!r})", lambda: _state.set(name, value))
+
+    def delete(self, name: str) -> None:
+        """Remove *name*; see `redurable.state`."""
+        _durable(f"sync.state.delete({name!r})", lambda: _state.delete(name))
+
+    def keys(self) -> builtins.list[str]:
+        """Return the names that have a value; see `redurable.state`."""
+        return _durable("sync.state.keys()", _state.keys)
+
+
+state = _State()
 
 
 def run(name: str, function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:

@@ -48,6 +48,7 @@ def as_fields(info: IntentInfo) -> dict[str, Any]:
         "changed": list(info.changed),
         "labels": info.labels,
         "idempotency_key": info.idempotency_key or None,
+        "session": info.session or None,
         "created": iso(info.created),
         "start": iso(info.start),
         "started": iso(info.started),
@@ -72,8 +73,8 @@ def get(
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
     JSON: id, queue, type, status, reason, canceling, priority, attempt, losses, worker, entries, step, changed,
-    labels, idempotency_key, created, start, started, wake, deadline, finished, error (type, message, code, details,
-    traceback); what is not known is null.
+    labels, idempotency_key, session, created, start, started, wake, deadline, finished, error (type, message, code,
+    details, traceback); what is not known is null.
     """
 
     async def work() -> IntentInfo:
@@ -105,6 +106,7 @@ def get(
         ("priority", info.priority.value),
         ("labels", ", ".join(f"{k}={v}" for k, v in info.labels.items())),
         ("key", info.idempotency_key),
+        ("session", info.session),
         ("error", f"{error.type}: {error.message}" + (f" [{error.code}]" if error.code else "") if error else ""),
         ("traceback", error.traceback.strip() if error and traceback else ""),
     ])  # fmt: skip
@@ -112,6 +114,8 @@ def get(
 
 def _status(info: IntentInfo) -> str:
     reason = f" ({info.reason.value})" if info.reason is not None else ""
+    if info.status is Status.CREATED and info.session and info.start is None:
+        reason = " (behind its session)"
     return info.status.value + reason + (", canceling" if info.canceling else "")
 
 

@@ -75,6 +75,7 @@ class Current:
     type: str
     attempt: int
     epoch: int
+    key: str | None
     deadline: datetime | None
     labels: dict[str, str]
     step: str | None
@@ -100,6 +101,7 @@ def current() -> Current:
         type=attempt.type,
         attempt=lease.attempt,
         epoch=lease.epoch,
+        key=lease.session.key if lease.session is not None else None,
         deadline=to_datetime(lease.deadline) if lease.deadline else None,
         labels=dict(attempt.labels),
         step=scope.step[0] if scope.step else None,

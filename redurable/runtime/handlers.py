@@ -60,6 +60,8 @@ class HandlerSpec:
     failed_retention: float = KEEP_OTHER
     on_code_change: OnChange = "warn"
     strict: bool = False
+    shared: bool = False
+    state_retention: float | None = None
     _arguments: dict[str, Typed] = field(default_factory=dict)
     _depends: dict[str, Depends] = field(default_factory=dict)
     _single: str | None = None
@@ -169,6 +171,8 @@ def handler(
     failed_retention: Seconds | None = None,
     on_code_change: OnChange = "warn",
     strict: bool = False,
+    shared: bool = False,
+    state_retention: Seconds | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def handler(
     function: Any = None,
@@ -184,6 +188,8 @@ def handler(
     failed_retention: Seconds | None = None,
     on_code_change: OnChange = "warn",
     strict: bool = False,
+    shared: bool = False,
+    state_retention: Seconds | None = None,
 ) -> Any:
     """
     Give a handler a queue and a policy; the function itself stays as it is. Optional: a plain function serves too.
@@ -198,17 +204,13 @@ def handler(
         retention: Seconds that a completed intent is kept; 7 days by default.
         failed_retention: Seconds that one is kept which the handler ended otherwise; 30 days by default.
         on_code_change: When a recorded step's code differs now: "warn", "hold" (fail the attempt), or "ignore".
+        shared: Only read the state of the session that it is sent to, and run beside the session's holder.
+        state_retention: Seconds that the state of a session is kept after its last intent; 30 days by default.
         strict: Make a wait that is not durable an error, when it outlasts a few seconds.
     """
 
     def decorate(target: Callable[..., Any]) -> Callable[..., Any]:
-        if not inspect.isfunction(target):
-            raise ConfigurationError(
-                f"@handler decorates a function, not {target!r}", code="BAD_HANDLER", hint='write @handler(queue="...")'
-            )
-        name = f"{target.__module__}.{target.__qualname__}"
-        if max_delivery_attempts < 1:
-            raise ConfigurationError(f"handler {name}: max_delivery_attempts must be 1 or more")
+        name = _name_of(target, max_delivery_attempts)
         spec = HandlerSpec(
             target,
             queue=check_queue(queue or name),
@@ -221,11 +223,24 @@ def handler(
             failed_retention=KEEP_OTHER if failed_retention is None else seconds(failed_retention, "failed_retention"),
             on_code_change=on_code_change,
             strict=strict,
+            shared=shared,
+            state_retention=None if state_retention is None else seconds(state_retention, "handler(state_retention=)"),
         )
         setattr(target, _ATTRIBUTE, spec)
         return target
 
     return decorate if function is None else decorate(function)
+
+
+def _name_of(target: Any, max_delivery_attempts: int) -> str:
+    if not inspect.isfunction(target):
+        raise ConfigurationError(
+            f"@handler decorates a function, not {target!r}", code="BAD_HANDLER", hint='write @handler(queue="...")'
+        )
+    name = f"{target.__module__}.{target.__qualname__}"
+    if max_delivery_attempts < 1:
+        raise ConfigurationError(f"handler {name}: max_delivery_attempts must be 1 or more")
+    return name
 
 
 def spec_of(function: Any, queue: str | None = None) -> HandlerSpec:

@@ -16,7 +16,7 @@ from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.ids import partition_of
 from redurable.model import Status
 from redurable.portable import Parts, pack, token_of, unpack
-from redurable.store.keys import FRESH_LANES, UNPINNED, check_queue
+from redurable.store.keys import FRESH_LANES, UNPINNED, check_queue, check_session
 from redurable.store.scripts import load
 from redurable.store.store import Store
 
@@ -98,12 +98,15 @@ async def import_record(store: Store, record: Any) -> bool:
             code="BAD_IMPORT", hint="import into a namespace with as many partitions as it came from",
         )  # fmt: skip
     keys = store.keys_of(intent)
-    if parts.head.get("lane", FRESH_LANES[0]) not in FRESH_LANES:
+    session = parts.head.get("session")
+    if session is None and parts.head.get("lane", FRESH_LANES[0]) not in FRESH_LANES:
         raise ConfigurationError(f"intent {intent} has the lane {parts.head['lane']!r}", code="BAD_IMPORT")
     queue, status = check_queue(parts.head["queue"]), parts.status
     if status in (Status.DELIVERED, Status.IN_PROGRESS):
         status = Status.SUBMITTED
     lane = _lane(parts)
+    if session is not None and not status.final and "start" not in parts.head:
+        status = _line_up(parts, session, lane)
     view = keys.done if status is Status.COMPLETED else keys.failed
     keep = max(parts.keep or 0, now_ms() + _KEPT_AT_LEAST)
     fields = [word for pair in parts.head.items() for word in pair]
@@ -121,7 +124,21 @@ async def import_record(store: Store, record: Any) -> bool:
             f"intent {intent} is there already, and is not the same", code="INTENT_EXISTS",
             hint="delete it first, or import into another namespace",
         )  # fmt: skip
+    if session is not None:
+        await store.session(keys, queue, session).reseat(intent)
     return bool(word == b"OK")
+
+
+def _line_up(parts: Parts, session: str, lane: str) -> Status:
+    """An open intent of a session stands in line, whatever it did: it goes on when its turn comes."""
+    head = parts.head
+    check_session(session)
+    for name in ("wake", "reason", "busy"):
+        head.pop(name, None)
+    if head.get("lane") not in (*FRESH_LANES, UNPINNED):
+        head["lane"] = lane
+    head.setdefault("place", f"{head['created']}000")
+    return Status.CREATED
 
 
 def _lane(parts: Parts) -> str:

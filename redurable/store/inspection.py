@@ -18,12 +18,12 @@ from redurable.model import (
     CancelRequested,
     Compensating,
     Entry,
-    Envelope,
     IntentInfo,
     Outcome,
     Priority,
     Reason,
     Reopened,
+    SessionEnvelope,
     Status,
     StepDone,
     StepFailedEntry,
@@ -46,7 +46,7 @@ __all__ = [
     "workers",
 ]
 
-decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
+decode_envelope = msgspec.msgpack.Decoder(SessionEnvelope).decode
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _PAGE = 200
 _SORTED = 100_000  # ids that a listing puts in order at a time
@@ -214,6 +214,7 @@ def _info(
         changed=tuple(filter(None, fields.get("changed", "").split(","))),
         labels=envelope.labels if envelope else {},
         idempotency_key=envelope.idempotency_key if envelope else "",
+        session=envelope.session if envelope else "",
         error=_decode_outcome(result).error if result else None,
     )
 

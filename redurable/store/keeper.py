@@ -20,8 +20,9 @@ from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
 
 __all__ = ["Keeper", "Pending", "renewal"]
 
-_claim, _recover, _fire, _open = load("claim"), load("recover"), load("fire"), load("open")
+_claim, _fire, _open = load("claim"), load("fire"), load("open")
 _mend, _sweep, _dismiss, _renew = load("mend"), load("sweep"), load("dismiss"), load("renew")
+_join = load("join")
 _COUNT = 500
 
 
@@ -50,6 +51,7 @@ class Keeper:
 
     def __init__(self, store: Store, partition: int, worker: str) -> None:
         self._mux = store.mux
+        self._store = store
         self.keys: Keys = store.keys[partition]
         self.worker = worker
 
@@ -109,21 +111,25 @@ class Keeper:
         if intent is None:
             return "STALE"
         queue, lane = keys.lane_of(entry.stream)
+        session = self._mux.command("HGET", keys.head(intent), "session")
         step = await self._last_step(intent)
         failed = failure_of(
             Status.FAILED,
             "DELIVERY_ATTEMPTS_EXHAUSTED",
             f"the process of every attempt died; the last was worker {entry.owner}, {step}",
         )
-        word = await self._call(
-            _recover,
-            (keys.head(intent), keys.journal(intent), entry.stream, keys.stream(queue, UNPINNED),
-             keys.stream(queue, SOLO), keys.streams, keys.outcome(intent), keys.failed, keys.timers,
-             keys.checkpoint(intent)),
-            (intent, entry.entry, lane, entry.owner, keys.liveness(entry.owner) if liveness else "", entry.idle,
-             int(counted), UNPINNED, SOLO, failed, KEEP_OTHER_MS, keys.namespace + ":r:"),
-        )  # fmt: skip
-        return str(word.decode())
+        while True:
+            more, told = await self._store.ending(keys, intent, queue, await session)
+            word = await self._call(
+                load("recover", session=session.result() is not None),
+                (keys.head(intent), keys.journal(intent), entry.stream, keys.stream(queue, UNPINNED),
+                 keys.stream(queue, SOLO), keys.streams, keys.outcome(intent), keys.failed, keys.timers,
+                 keys.checkpoint(intent), *more),
+                (intent, entry.entry, lane, entry.owner, keys.liveness(entry.owner) if liveness else "", entry.idle,
+                 int(counted), UNPINNED, SOLO, failed, KEEP_OTHER_MS, keys.namespace + ":r:", *told),
+            )  # fmt: skip
+            if word != b"AGAIN":
+                return str(word.decode())
 
     async def due(self, now: int, count: int) -> tuple[list[str], int | None]:
         """Return up to *count* ids whose timer is due at *now* (ms), and when the first of all is due."""
@@ -136,9 +142,9 @@ class Keeper:
         keys = self.keys
         while True:
             head = await self._mux.command(
-                "HMGET", keys.head(intent), "status", "queue", "lane", "deadline", "start", "wake"
+                "HMGET", keys.head(intent), "status", "queue", "lane", "deadline", "start", "wake", "session"
             )
-            status, queue, lane, deadline, start, wake = head
+            status, queue, lane, deadline, start, wake, session = head
             if status is None:
                 await self._mux.command("ZREM", keys.timers, intent)
                 return "STALE"
@@ -149,15 +155,20 @@ class Keeper:
                 result = failure_of(Status.TIMED_OUT, "DEADLINE", "the deadline passed before it started")
                 return await store.interrupt(intent, "expire", entry, result)
             to = lane.decode() if status == b"CREATED" else UNPINNED
+            places: tuple[str, ...]
             places = (keys.head(intent), keys.stream(queue.decode(), to), keys.streams, keys.timers)
-            word = await self._call(_fire, places, (intent, to, status))
+            if session is not None and status == b"CREATED":
+                place = store.session(keys, queue.decode(), session.decode())
+                word = await self._call(_join, (*places, place.line, place.state), (intent, to))
+            else:
+                word = await self._call(_fire, places, (intent, to, status))
             if word != b"AGAIN":
                 return str(word.decode())
 
     async def mend(self, intent: str) -> str:
-        """Re-add what a lost write took from *intent*; return OK, MENDED or STALE."""
+        """Re-add what a lost write took from *intent*, its place in its session too; return OK, MENDED or STALE."""
         keys = self.keys
-        queue, at = await self._mux.command("HMGET", keys.head(intent), "queue", "at")
+        queue, at, session, busy = await self._mux.command("HMGET", keys.head(intent), "queue", "at", "session", "busy")
         if queue is None:
             return "STALE"
         name = queue.decode()
@@ -167,6 +178,11 @@ class Keeper:
             (keys.head(intent), keys.stream(name, lane), keys.stream(name, UNPINNED), keys.streams, keys.timers),
             (intent, at or "", UNPINNED),
         )
+        if session is not None:
+            seated = await self._store.session(keys, name, session.decode()).reseat(intent)
+            if busy is not None:
+                await self._store.make_way(intent, name, session.decode(), busy.decode())
+            word = max(word, seated.encode(), key=(b"OK", b"STALE", b"MENDED").index)
         return str(word.decode())
 
     async def sweep(self, now: int, count: int) -> int:

@@ -15,6 +15,8 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:{p}:j:<id>` | list | the journal | as the head |
 | `ns:{p}:k:<id>` | hash | cursors of unfinished long steps (`checkpoint`) | until the intent ends |
 | `ns:{p}:o:<id>` | string | the outcome, if it is more than 60 bytes (else in the head) | as the head |
+| `ns:{p}:s:<queue>:<key>` | zset | the line: id -> 0 (it holds the session) or its place | until its last intent ends |
+| `ns:{p}:v:<queue>:<key>` | hash | a session's state; field '' = ms that it is kept without intents | that time |
 | `ns:{p}:t` | zset | id -> min(deadline, start, wake) in ms | until due or ended |
 | `ns:{p}:x:done`, `x:failed` | zset | id -> time of removal in ms | until removed |
 
@@ -27,7 +29,7 @@ from __future__ import annotations
 
 from redurable.errors import ConfigurationError
 
-__all__ = ["FRESH_LANES", "GROUP", "SOLO", "UNPINNED", "Keys", "meta_key"]
+__all__ = ["FRESH_LANES", "GROUP", "SOLO", "UNPINNED", "Keys", "check_queue", "check_session", "meta_key"]
 
 GROUP = "rd"
 UNPINNED = "c:-"
@@ -50,12 +52,22 @@ def check_queue(queue: str) -> str:
     return queue
 
 
+def check_session(session: str) -> str:
+    """Return *session*, or raise ConfigurationError when it cannot be the key of a session."""
+    if not isinstance(session, str) or not 0 < len(session) <= 256 or not session.isprintable():
+        raise ConfigurationError(
+            f"{str(session)[:300]!r} cannot be the key of a session", hint="use 1 to 256 printable characters"
+        )
+    return session
+
+
 class Keys:
     """The keys of one partition of one namespace."""
 
     __slots__ = (
         "checkpoints", "done", "envelope_prefix", "failed", "head_prefix", "journal_prefix",
-        "namespace", "outcome_prefix", "partition", "prefix", "streams", "timers", "workers",
+        "line_prefix", "namespace", "outcome_prefix", "partition", "prefix", "state_prefix", "streams", "timers",
+        "workers",
     )  # fmt: skip
 
     def __init__(self, namespace: str, partition: int) -> None:
@@ -72,6 +84,8 @@ class Keys:
         self.journal_prefix = prefix + "j:"
         self.outcome_prefix = prefix + "o:"
         self.checkpoints = prefix + "k:"
+        self.line_prefix = prefix + "s:"
+        self.state_prefix = prefix + "v:"
 
     def head(self, intent: str) -> str:
         """Hash: the mutable fields of an intent."""
@@ -92,6 +106,19 @@ class Keys:
     def checkpoint(self, intent: str) -> str:
         """Hash: cursors of unfinished long steps."""
         return self.checkpoints + intent
+
+    def line(self, queue: str, session: str) -> str:
+        """Zset: the intents of a session in their order."""
+        return f"{self.line_prefix}{queue}:{session}"
+
+    def state(self, queue: str, session: str) -> str:
+        """Hash: what the handlers of a session keep."""
+        return f"{self.state_prefix}{queue}:{session}"
+
+    def session_of(self, key: str) -> tuple[str, str]:
+        """Return (queue, session key) of the key of a line or a state."""
+        queue, session = key[len(self.line_prefix) :].split(":", 1)
+        return queue, session
 
     def stream(self, queue: str, lane: str) -> str:
         """Stream: the entries of *queue* in *lane*."""

@@ -16,11 +16,13 @@ from redurable.errors import StoreError
 from redurable.store.keys import SOLO, UNPINNED, Keys
 from redurable.store.multiplexer import Multiplexer, Sink
 from redurable.store.scripts import load
+from redurable.store.session import Session
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "sit"]
 
 _record, _checkpoint, _park = load("record"), load("checkpoint"), load("park")
 _retry, _release, _settle, _note = load("retry"), load("release"), load("settle"), load("note")
+_park_holder, _settle_holder = load("park", session=True), load("settle", session=True)
 
 Word = asyncio.Future[Any]
 
@@ -30,7 +32,7 @@ class Lease:
 
     __slots__ = (
         "_head", "_journal", "_keys", "_mux", "_stream", "attempt", "base", "body", "created", "deadline",
-        "entries", "entry", "fence", "id", "k", "lane", "queue", "started", "stream_index",
+        "entries", "entry", "fence", "id", "k", "lane", "queue", "session", "started", "stream_index",
     )  # fmt: skip
 
     def __init__(self, mux: Multiplexer, keys: Keys, streams: list[str], reply: list[Any]) -> None:
@@ -53,6 +55,7 @@ class Lease:
         self.body: bytes | None = body
         self.entries: list[bytes] = entries
         self.k = 0
+        self.session: Session | None = None
 
     @property
     def epoch(self) -> int:
@@ -120,12 +123,12 @@ class Lease:
     def park(self, seen: int, reason: str, wake_ms: int | None) -> Word:
         """Wait without a worker until *wake_ms*; NEWS when the journal is longer than *seen*."""
         wake = "" if wake_ms is None else wake_ms
-        return self._mux.call(
-            _park,
-            self._keys.partition,
-            (self._head, self._journal, self._keys.timers, self._stream),
-            (self.id, self.fence, self.k, seen, self.entry, reason, wake),
-        )
+        places = (self._head, self._journal, self._keys.timers, self._stream)
+        words = (self.id, self.fence, self.k, seen, self.entry, reason, wake)
+        if self.session is not None and self.session.writes.values:
+            more, told = self.session.staying()
+            return self._mux.call(_park_holder, self._keys.partition, (*places, *more), (*words, *told))
+        return self._mux.call(_park, self._keys.partition, places, words)
 
     def retry(self, seen: int, delay_ms: int, failure: bytes) -> Word:
         """End this attempt with *failure*; the next may begin in *delay_ms*."""
@@ -151,10 +154,25 @@ class Lease:
         """End the intent with *status* and the packed outcome *result* (b"" = COMPLETED with nothing)."""
         keys = self._keys
         view = keys.done if status == "COMPLETED" else keys.failed
-        return self._mux.call(
-            _settle,
-            keys.partition,
-            (self._head, self._journal, keys.outcome(self.id), view, keys.timers,
-             keys.checkpoint(self.id), self._stream),
-            (self.id, self.fence, self.k, self.entry, status, result, keep_ms, keys.namespace + ":r:"),
+        places = (
+            self._head, self._journal, keys.outcome(self.id), view, keys.timers, keys.checkpoint(self.id), self._stream
         )  # fmt: skip
+        words = (self.id, self.fence, self.k, self.entry, status, result, keep_ms, keys.namespace + ":r:")
+        if self.session is not None and self.session.holds:
+            return asyncio.ensure_future(self._settle_holder(self.session, status, places, words))
+        return self._mux.call(_settle, keys.partition, places, words)
+
+    async def _settle_holder(
+        self, session: Session, status: str, places: tuple[Any, ...], words: tuple[Any, ...]
+    ) -> Any:
+        """End the holder of a session: what it wrote is known if it completed, and the next in line begins."""
+        while True:
+            more, told = await session.ending(self.id, writes=status == "COMPLETED")
+            word = await self._mux.call(_settle_holder, self._keys.partition, (*places, *more), (*words, *told))
+            if word != b"AGAIN":
+                return word
+
+
+def sit(lease: Lease, key: str, shared: bool) -> None:
+    """Tell *lease* that its intent is one of the session *key*: it holds it, or runs beside its holder if *shared*."""
+    lease.session = Session(lease._mux, lease._keys, lease.queue, key, holds=not shared)

@@ -5,7 +5,8 @@ A header names the edge, who may call, keys, args, replies, flags and the shared
 into locals and wraps the body so that one EVALSHA carries any number of *items* (the same script for many intents of
 one partition; every item has its own answer and its own failure). Invariants: every script is safe to send twice;
 all keys but those that `claim` builds are declared; a body reads KEYS and ARGV only by its declared names.
-A name ending in `*` takes a counted list of args, or all keys that are left.
+A name ending in `*` takes a counted list of args, or all keys that are left. A script that says `with session` has a
+second form, which takes SESSION_KEYS and SESSION_ARGS besides; lines that end with `-- session` are in that form alone.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import re
 from dataclasses import dataclass
 from importlib import resources
 
-__all__ = ["CHUNK", "Script", "load", "load_all"]
+__all__ = ["CHUNK", "SESSION_ARGS", "SESSION_KEYS", "Script", "load", "load_all"]
 
 CHUNK = 25
+# what the scripts that end or park an intent want to know of its session; see lua/_leave.lua and lua/_save.lua
+SESSION_KEYS = ("line", "heir", "stream", "streams", "state")
+SESSION_ARGS = ("id", "lane", "retention", "writes*")
 
 _PACKAGE = "redurable.store"
-_HEADER = re.compile(r"^-- (by|keys|args|reply|flags|uses) +(.+)$")
+_HEADER = re.compile(r"^-- (by|keys|args|with|reply|flags|uses) +(.+)$")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +36,8 @@ class Script:
     Attributes:
         name: The verb.
         before, after: The states of its edge as the header spells them.
-        keys, args, replies: Names in order.
+        keys, args, replies: Names in order; those of a session not among them.
+        has_session: Whether it has a second form, for intents of a session.
         source, sha: What the server runs and the SHA-1 it knows it by.
         chunk: How many items one EVALSHA may carry; 1 if an item takes all the keys that are left.
     """
@@ -49,10 +54,15 @@ class Script:
     source: bytes
     sha: bytes
     chunk: int = CHUNK
+    has_session: bool = False
 
 
 def _file(name: str) -> str:
     return resources.files(_PACKAGE).joinpath("lua", f"{name}.lua").read_text()
+
+
+def _form(text: str, session: bool) -> str:
+    return text if session else re.sub(r"^.* -- session\n", "", text, flags=re.MULTILINE)
 
 
 def _bind(names: tuple[str, ...], table: str, at: str, many: str) -> list[str]:
@@ -78,21 +88,28 @@ def _bind(names: tuple[str, ...], table: str, at: str, many: str) -> list[str]:
 
 
 def _needed(parts: str, body: str) -> str:
-    """Return *parts* without the functions that nobody calls: each is made anew at every run of the script."""
+    """Return *parts* without what nobody uses: it would be made anew at every run of the script."""
     blocks = re.split(r"^(?=local |if )", parts, flags=re.MULTILINE)
     kept: list[str] = []
     text = body
     for block in reversed(blocks):
-        function = re.match(r"local function (\w+)", block)
-        if function is None or re.search(rf"\b{function[1]}\b", text):
+        found = re.match(r"local (?:function (\w+)|(\w+) =)", block)
+        if found is None or re.search(rf"\b{found[1] or found[2]}\b", text):
             kept.insert(0, block)
             text += block
     return "".join(kept)
 
 
-def parse(name: str, text: str, shebang: bool = True) -> Script:
+def _session() -> str:
+    """Return the line that binds `session`."""
+    fields = [f"{key} = next_key()" for key in SESSION_KEYS]
+    fields += [f"{arg.rstrip('*')} = next_arg{'s' if arg.endswith('*') else ''}()" for arg in SESSION_ARGS]
+    return f"  local session = {{{', '.join(fields)}}}"
+
+
+def parse(name: str, text: str, shebang: bool = True, session: bool = False) -> Script:
     """Return the script of *text*; a header that does not follow the form is a ValueError."""
-    lines = text.splitlines()
+    lines = _form(text, session).splitlines()
     edge = re.match(rf"^-- {name}: (.+) -> (.+)$", lines[0])
     if edge is None:
         raise ValueError(f"{name}.lua does not begin with '-- {name}: FROM -> TO'")
@@ -108,16 +125,18 @@ def parse(name: str, text: str, shebang: bool = True) -> Script:
     keys = tuple(fields.get("keys", "").split())
     args = tuple(fields.get("args", "").split())
     flags = tuple(fields.get("flags", "").split())
-    parts = [_file("_preamble"), *(_file(f"_{part}") for part in fields.get("uses", "").split())]
+    parts = [_form(_file(f"_{part}"), session) for part in ("preamble", *fields.get("uses", "").split())]
+    taken = len(keys) + len(SESSION_KEYS) * session
     body = "\n".join(
         [
             "local function item()",
             *_bind(keys, "KEYS", "key_at", "rest_keys"),
             *_bind(args, "ARGV", "arg_at", "next_args"),
+            *([_session()] if session else []),
             *lines[body_at:],
             "end",
             "local answers = {}",
-            f"if #KEYS <= {len(keys)} then return {{item()}} end" if not any(k.endswith("*") for k in keys) else "",
+            f"if #KEYS <= {taken} then return {{item()}} end" if not any(k.endswith("*") for k in keys) else "",
             "repeat",
             "  local ok, answer = pcall(item)",
             "  if not ok and type(answer) ~= 'table' then answer = {err = 'ERR ' .. tostring(answer)} end",
@@ -146,18 +165,26 @@ def parse(name: str, text: str, shebang: bool = True) -> Script:
         source=encoded,
         sha=hashlib.sha1(encoded, usedforsecurity=False).hexdigest().encode(),
         chunk=1 if any(key.endswith("*") for key in keys) else CHUNK,
+        has_session="session" in fields.get("with", ""),
     )
 
 
-@functools.cache
-def load(name: str, shebang: bool = True) -> Script:
-    """Return the script *name*; without *shebang* for servers that do not know script flags."""
-    return parse(name, _file(name), shebang)
+def load(name: str, shebang: bool = True, *, session: bool = False) -> Script:
+    """Return the script *name*, or its form for a *session*; without *shebang* for servers without script flags."""
+    return _load(name, shebang, session)
 
 
 @functools.cache
-def load_all(shebang: bool = True) -> dict[str, Script]:
-    """Return all scripts by name."""
+def _load(name: str, shebang: bool, session: bool) -> Script:
+    return parse(name, _file(name), shebang, session)
+
+
+@functools.cache
+def load_all(shebang: bool = True, *, session: bool = False) -> dict[str, Script]:
+    """Return all scripts by name; with *session*, the second forms of those that have one."""
     files = resources.files(_PACKAGE).joinpath("lua").iterdir()
     names = sorted(f.name[:-4] for f in files if f.name.endswith(".lua") and not f.name.startswith("_"))
-    return {name: load(name, shebang) for name in names}
+    scripts = {name: load(name, shebang) for name in names}
+    if session:
+        return {name: load(name, shebang, session=True) for name, script in scripts.items() if script.has_session}
+    return scripts

@@ -8,6 +8,7 @@ the head first and repeats when the script answers that it moved (AGAIN).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from redurable.model import CancelRequested, ErrorInfo, Outcome, Reopened, Statu
 from redurable.store.keys import UNPINNED, Keys, check_queue, meta_key
 from redurable.store.multiplexer import Identity, Multiplexer
 from redurable.store.scripts import load, load_all
+from redurable.store.session import Entry, Session
 from redurable.store.topology import Topology
 
 __all__ = ["FORMAT", "KEEP_COMPLETED_MS", "KEEP_OTHER_MS", "Store", "failure_of", "pack_outcome"]
@@ -28,7 +30,7 @@ FORMAT = 1
 KEEP_COMPLETED_MS = 7 * 86_400_000
 KEEP_OTHER_MS = 30 * 86_400_000
 _submit, _schedule, _watch, _wake = load("submit"), load("schedule"), load("watch"), load("wake")
-_cancel, _redrive = load("cancel"), load("redrive")
+_cancel, _enter = load("cancel"), load("enter")
 
 
 def pack_outcome(outcome: Outcome) -> bytes:
@@ -65,9 +67,8 @@ class Store:
     ) -> None:
         self.topology = Topology(address)
         self.namespace = check_namespace(namespace)
-        self.mux = Multiplexer(
-            self.topology, tuple(load_all().values()), patience=patience, on_connect=on_connect
-        )  # fmt: skip
+        scripts = (*load_all().values(), *load_all(session=True).values())
+        self.mux = Multiplexer(self.topology, scripts, patience=patience, on_connect=on_connect)
         self._wanted = partitions
         self.keys: list[Keys] = []
 
@@ -120,17 +121,26 @@ class Store:
         deadline: str = "",
         max_losses: int | None = None,
         delay_ms: int = 0,
+        entry: Entry | None = None,
     ) -> asyncio.Future[Any]:
         """
-        Store an intent; the answer is OK, EXISTS or CONFLICT.
+        Store an intent; the answer is OK, EXISTS or CONFLICT; for a session's *entry* also QUEUED, BUSY or FULL.
 
         *deadline* is ms since 1970 as text, or "+ms" from the server's now; with *delay_ms* it starts later.
         """
         keys = self.keys_of(intent)
         limit = "" if max_losses is None else max_losses
+        places: tuple[str, ...]
         args: tuple[Any, ...] = (intent, body, queue, lane, reply, digest, deadline, limit)
+        if entry is not None:
+            start = f"+{delay_ms}" if delay_ms > 0 else ""
+            places = (
+                keys.head(intent), keys.envelope(intent), keys.stream(queue, lane), keys.streams, keys.timers,
+                keys.line(queue, entry.key), keys.state(queue, entry.key),
+            )  # fmt: skip
+            return self.mux.call(_enter, keys.partition, places, (*args, start, *entry.words))
         if delay_ms > 0:
-            places: tuple[str, ...] = (keys.head(intent), keys.envelope(intent), keys.timers)
+            places = (keys.head(intent), keys.envelope(intent), keys.timers)
             return self.mux.call(_schedule, keys.partition, places, (*args, f"+{delay_ms}"))
         places = (
             keys.head(intent), keys.envelope(intent), keys.stream(queue, lane), keys.streams, keys.timers
@@ -152,19 +162,20 @@ class Store:
         """Run `cancel` or `expire` on *intent* where its entry is now; return the script's word."""
         keys = self.keys_of(intent)
         while True:
-            queue, at = await self.mux.command("HMGET", keys.head(intent), "queue", "at")
+            queue, at, session = await self.mux.command("HMGET", keys.head(intent), "queue", "at", "session")
             if queue is None:
                 raise _unknown(intent)
             name = queue.decode()
+            more, words = await self.ending(keys, intent, name, session)
             lane = at.decode().split("/", 1)[0] if at else UNPINNED
             continuation = keys.stream(name, UNPINNED)
             word = await self.mux.call(
-                load(verb),
+                load(verb, session=session is not None),
                 keys.partition,
                 (keys.head(intent), keys.journal(intent), keys.stream(name, lane), continuation, keys.streams,
-                 keys.outcome(intent), keys.failed, keys.timers, keys.checkpoint(intent)),
+                 keys.outcome(intent), keys.failed, keys.timers, keys.checkpoint(intent), *more),
                 (intent, at or "", UNPINNED, entry, result, KEEP_OTHER_MS,
-                 keys.namespace + ":r:", keys.namespace + ":h:"),
+                 keys.namespace + ":r:", keys.namespace + ":h:", *words),
             )  # fmt: skip
             if word == b"NOT_FOUND":
                 raise _unknown(intent)
@@ -175,6 +186,8 @@ class Store:
         """
         Continue a FAILED, CANCELED or TIMED_OUT intent: its failures are voided, the rest of its journal kept.
 
+        One of a session goes next, when the holder has ended.
+
         Raises:
             NotFound: There is no such intent.
             WrongState: It is open, or COMPLETED.
@@ -184,17 +197,18 @@ class Store:
         keys = self.keys_of(intent)
         token = secrets.token_hex(6)
         while True:
-            queue, status = await self.mux.command("HMGET", keys.head(intent), "queue", "status")
+            queue, status, session = await self.mux.command("HMGET", keys.head(intent), "queue", "status", "session")
             if queue is None:
                 raise _unknown(intent)
+            more, words = await self.ending(keys, intent, queue.decode(), session)
             entries = await self.mux.command("LRANGE", keys.journal(intent), 0, -1)
             entry = encode_entry(Reopened(at=now_ms(), voided=failures_of(entries)))
             word = await self.mux.call(
-                _redrive,
+                load("redrive", session=session is not None),
                 keys.partition,
                 (keys.head(intent), keys.journal(intent), keys.stream(queue.decode(), UNPINNED), keys.streams,
-                 keys.outcome(intent), keys.failed),
-                (intent, len(entries), UNPINNED, entry, token),
+                 keys.outcome(intent), keys.failed, *more),
+                (intent, len(entries), UNPINNED, entry, token, *words),
             )  # fmt: skip
             if word == b"OK":
                 return
@@ -204,6 +218,32 @@ class Store:
                 raise WrongState(
                     f"intent {intent} is {status.decode()}; only FAILED, CANCELED or TIMED_OUT ones are retried"
                 )
+
+    def session(self, keys: Keys, queue: str, key: str) -> Session:
+        """Return the session *key* of *queue*, in the partition of *keys*."""
+        return Session(self.mux, keys, queue, key)
+
+    async def ending(
+        self, keys: Keys, intent: str, queue: str, session: bytes | None
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return the keys and args that a script which may end *intent* takes besides, if it is one of a *session*."""
+        if session is None:
+            return (), ()
+        return await self.session(keys, queue, session.decode()).ending(intent)
+
+    async def make_way(self, intent: str, queue: str, key: str, on_busy: str) -> None:
+        """
+        Do what was asked for *intent*, which waits in the line of its session, to those before it.
+
+        "interrupt": the holder is asked to end. "replace": those that wait are CANCELED. Doing it again does no harm;
+        should the sender die before it, the reconciler does it.
+        """
+        ahead = await self.session(self.keys_of(intent), queue, key).ahead(intent)
+        note = f"{'interrupted' if on_busy == 'interrupt' else 'replaced'} by {intent}"
+        for other in ahead[:1] if on_busy == "interrupt" else ahead[1:]:
+            with contextlib.suppress(NotFound):
+                await self.cancel(other, note)
+        await self.mux.command("HDEL", self.keys_of(intent).head(intent), "busy")
 
     def watch(self, intent: str) -> asyncio.Future[Any]:
         """Ask for news of *intent* on its channel; the answer is its status, or NOT_FOUND."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redurable.model import Entry, StepTried, TimerSet, decode_entry
 
 if TYPE_CHECKING:
+    from redurable.store.session import Session
     from redurable.testing.memory import MemoryIntent
 
 __all__ = ["Kill", "MemoryLease"]
@@ -76,6 +77,7 @@ class MemoryLease:
         self.body: bytes | None = None
         self.entries: list[bytes] = list(intent.journal)
         self.k = 0
+        self.session: Session | None = None
         self.dead = False
         self.on_hint: Callable[[], None] | None = None
         self.on_cut: Callable[[], None] | None = None

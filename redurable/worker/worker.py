@@ -39,7 +39,7 @@ from redurable.runtime.loops import install
 from redurable.runtime.scope import mark_worker
 from redurable.store.inspection import decode_envelope
 from redurable.store.keeper import Keeper, renewal
-from redurable.store.lease import Lease
+from redurable.store.lease import Lease, sit
 from redurable.store.multiplexer import Identity
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
 from redurable.store.subscriber import Subscriber
@@ -318,8 +318,7 @@ class Worker:
             events.emit("task.failed", task=f"attempt at {lease.id}", error=error)
         finally:
             self.running -= 1
-            if not self.running:
-                self._solo = False
+            self._solo = self._solo and self.running > 0
             self.freed.set()
 
     async def _run_attempt(self, lease: Lease) -> None:
@@ -343,8 +342,9 @@ class Worker:
             # put down for a while, uncounted: a worker that knows the type may take it then
             await lease.park(lease.base, Reason.UNKNOWN_TYPE.value, now_ms() + 5000)
             return
-        attempt = Attempt(lease, spec, envelope, self.resources, limit=self.limit)
-        self.attempts[lease.id] = attempt
+        if envelope.session:
+            sit(lease, envelope.session, envelope.shared)
+        self.attempts[lease.id] = attempt = Attempt(lease, spec, envelope, self.resources, limit=self.limit)
         try:
             await attempt.run()
         finally:

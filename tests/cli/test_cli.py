@@ -19,8 +19,8 @@ from tests.cli.conftest import NAMESPACE, ROOT, Cli, Running, Said
 
 INTENT_FIELDS = {
     "id", "queue", "type", "status", "reason", "canceling", "priority", "attempt", "losses", "worker", "entries",
-    "step", "changed", "labels", "idempotency_key", "created", "start", "started", "wake", "deadline", "finished",
-    "error",
+    "step", "changed", "labels", "idempotency_key", "session", "created", "start", "started", "wake", "deadline",
+    "finished", "error",
 }  # fmt: skip
 
 

@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from redurable import current, handler, step
+from redurable import Retry, current, handler, sleep, state, step
 from redurable.events import subscribe
+from tests.support.chain import chained
 
 ROOM = Path(os.environ.get("CRASH_ROOM", "."))
 _WATCHED = (
@@ -145,3 +146,27 @@ async def slow(payload: dict[str, Any]) -> int:
     for n in range(payload["n"]):
         await gated(n, f"slow{n}")
     return int(payload["n"])
+
+
+@step
+async def turn(pause: float) -> None:
+    await asyncio.sleep(pause)
+
+
+@handler(queue="sessions", retry=Retry(attempts=3, first=0.01))
+async def in_session(payload: dict[str, Any]) -> int:
+    """The *n*-th of its session: reads the state, works, perhaps naps or raises once, writes the state."""
+    n = payload["n"]
+    note(f"begin:{current().key}:{n}")
+    chain = await state.get("chain", of=str, default="")
+    await turn(payload["pause"])
+    await state.set("chain", chained(chain, n))
+    if payload.get("nap"):
+        await sleep(1.1)  # it parks: what was written so far is known from here on
+    if payload.get("raises") and current().attempt == 1:
+        raise ValueError("once")
+    count = await state.get("count", of=int, default=0)
+    await turn(payload["pause"] / 2)
+    await state.set("count", count + 1)
+    note(f"end:{current().key}:{n}")
+    return count

@@ -19,7 +19,7 @@ from redurable.store.server import PrivateServer
 from tests.support.fleet import Fleet, judge, until
 from tests.support.invariants import check_all
 
-__all__ = ["Drill", "drill"]
+__all__ = ["Drill", "drill", "strike"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _enough(fleet: Fleet, gone: set[int]) -> list[int]:
     return alive if len(alive) >= 4 else []
 
 
-async def _strike(fleet: Fleet, plan: Drill) -> set[int]:
+async def strike(fleet: Fleet, plan: Drill) -> set[int]:
     """Kill one at a time, at a moment that it cannot know; go on when there are four again."""
     dice = random.Random(plan.seed)
     gone: set[int] = set()
@@ -79,7 +79,7 @@ async def drill(plan: Drill) -> dict[str, Any]:
             payloads = [{"n": plan.steps, "pause": dice.uniform(0, plan.pause)} for _ in range(plan.intents)]
             working = time.monotonic()
             intents = await fleet.client.send_many("steps", payloads)
-            striking = asyncio.create_task(_strike(fleet, plan))
+            striking = asyncio.create_task(strike(fleet, plan))
             async with asyncio.timeout(plan.within):
                 results = await asyncio.gather(*(fleet.client.wait_for(i) for i in intents))
                 worked = time.monotonic() - working

@@ -15,7 +15,7 @@ from redurable.store import scripts
 from redurable.store.scripts import CHUNK, Script, load, load_all, parse
 
 ALL = load_all()
-PARTS = ("enqueue", "rearm", "finish", "interrupt", "remove")
+PARTS = ("enqueue", "rearm", "leave", "finish", "interrupt", "save", "stand", "remove")
 FINAL = {status.value for status in Status if status.final}
 STATES = {status.value for status in Status} - {"DELIVERED"} | {"none", "any"}
 CALLERS = {"owner", "worker", "client"}
@@ -69,6 +69,7 @@ def test_a_header_is_complete(script: Script) -> None:
     assert script.keys
     assert script.replies != ("",)
     assert set(script.flags) <= {"allow-oom"}
+    assert script.has_session == bool(re.search(r"^.* -- session$", _file(script.name), re.M))
     assert set(_uses(script)) <= set(PARTS)
 
 
@@ -79,7 +80,9 @@ def test_a_file_is_short_and_its_lines_too(script: Script) -> None:
 
 
 def test_what_frees_memory_runs_when_it_is_full(script: Script) -> None:
-    adds = {"submit", "schedule", "record", "checkpoint", "note", "redrive", "wake", "watch", "import"}
+    adds = {
+        "submit", "schedule", "enter", "record", "checkpoint", "note", "redrive", "wake", "watch", "import",
+    }  # fmt: skip
     assert (script.name in adds) == (script.flags == ())
 
 
@@ -95,6 +98,7 @@ def test_every_declared_name_is_used_and_every_used_name_is_declared(script: Scr
     parts = "\n".join(_file(part) for part in ["_preamble", *[f"_{part}" for part in _uses(script)]])
     shared = set(re.findall(r"local function (\w+)", parts))
     fields = set(re.findall(r"[{,]\s*(\w+) =[^=]", code))  # of table constructors
+    names |= {"session"} if script.has_session else set()
     assert words - names - local - shared - fields - LUA == set(), "used, but not declared"
 
 
@@ -102,12 +106,18 @@ def test_keys_and_args_are_read_by_name_alone(script: Script) -> None:
     assert not re.search(r"\b(KEYS|ARGV)\b", _bare(_body(script.name)))
 
 
+def _called(code: str) -> set[str]:
+    """Return the parts whose functions *code* calls."""
+    functions = {part: re.findall(r"local function (\w+)", _body(f"_{part}")) for part in PARTS}
+    return {part for part, names in functions.items() if any(re.search(rf"(?<!function )\b{n}\(", code) for n in names)}
+
+
 def test_the_parts_used_are_the_parts_named(script: Script) -> None:
     code = _bare(_body(script.name))
     parts = _uses(script)
-    called = {part for part in PARTS if re.search(rf"\b{part}\(", code)}
-    for part in called.copy():
-        called |= {p for p in PARTS if p != part and re.search(rf"\b{p}\(", _bare(_body(f"_{part}")))}
+    called = _called(code)
+    while more := {p for part in called for p in _called(_bare(_body(f"_{part}")))} - called:
+        called |= more
     assert called == set(parts)
     assert parts == sorted(parts, key=PARTS.index), "a part is loaded before the parts that use it"
 
@@ -128,6 +138,8 @@ def test_the_documented_replies_are_those_that_can_come(script: Script) -> None:
     if script.name == "watch":
         assert re.search(r"return status\b", code)
         documented.remove("status")
+    if script.name in ("enter", "join"):
+        found |= {"OK", "QUEUED"}
     if script.name == "expire":
         found |= FINAL
     assert found == documented
@@ -182,7 +194,7 @@ class TestDiagram:
         lines = re.findall(
             r"^ +([a-z, ]+?) {2,}(none|[A-Z_| ]+?)(?:, never claimed)? -> (none|[A-Z_| ]+)", self.drawing, re.M
         )
-        assert [line[0] for line in lines] == ["cancel, expire", "redrive", "delete", "import"]
+        assert [line[0] for line in lines] == ["cancel, expire", "redrive", "delete", "import", "enter", "reseat"]
         for verbs, before, after in lines:
             for verb in verbs.split(", "):
                 assert _states(before) <= _states(load(verb).before)

@@ -25,8 +25,9 @@ from redurable.model import (
 )
 from redurable.store.keeper import Keeper
 from redurable.store.keys import GROUP, SOLO, UNPINNED
-from redurable.store.lease import Lease
+from redurable.store.lease import Lease, sit
 from redurable.store.scripts import load
+from redurable.store.session import Entry, Session
 from redurable.store.store import Store, failure_of
 from tests.support.invariants import check_all
 
@@ -35,6 +36,7 @@ NOW_MS = NOW // 1000
 DAY = 86_400_000
 STALE = b"1:w0:1"
 QUEUE = "mail"
+SESSION = "customer-7"
 WORKER = "w1"
 CLAIMED = b"\x95\x06" + msgspec.msgpack.encode(WORKER) + msgspec.msgpack.encode("3.11")
 BODY = msgspec.msgpack.encode(Envelope(type="", payload=msgspec.Raw(b"\xc0")))
@@ -83,8 +85,28 @@ class World:
     async def submit(self, intent: str | None = None, lane: str = "q:normal", **options: Any) -> str:
         """Submit an intent (the world's own by default) and return its id."""
         intent = intent or self.id
-        assert await self.store.submit(intent, BODY, QUEUE, lane, **options) == b"OK"
+        # a delayed intent of a session takes its place later
+        assert await self.store.submit(intent, BODY, QUEUE, lane, **options) in (b"OK", b"QUEUED")
         return intent
+
+    @property
+    def session(self) -> Session:
+        """The session that intents of the tests may be in."""
+        return Session(self.mux, self.keys, QUEUE, SESSION)
+
+    async def enter(self, intent: str | None = None, lane: str = "q:normal", **options: Any) -> str:
+        """Send an intent (the world's own by default) to the session; return the script's word."""
+        entry = Entry(SESSION, **{n: options.pop(n) for n in ("on_busy", "max_queued") if n in options})
+        word = await self.store.submit(intent or self.id, BODY, QUEUE, lane, entry=entry, **options)
+        return str(word.decode())
+
+    async def line(self) -> list[str]:
+        """Return the session's line, the holder first."""
+        return [raw.decode() for raw in await self.mux.command("ZRANGE", self.session.line, 0, -1)]
+
+    async def state_of(self, intent: str) -> str:
+        """Return an intent's status."""
+        return str((await self.mux.command("HGET", self.keys.head(intent), "status")).decode())
 
     async def claim(self, count: int = 1, *, number: int | None = None, worker: str = "", **more: Any) -> list[Lease]:
         """Claim from all streams of the queue, the solo one last."""
@@ -101,6 +123,8 @@ class World:
         await self.keeper.open([*self.streams, self.solo])
         if state == "GONE":
             return
+        if options.pop("session", False):
+            options["entry"] = Entry(SESSION)
         if state == "CREATED":
             await self.submit(delay_ms=options.pop("delay_ms", 60_000), **options)
             return
@@ -112,6 +136,8 @@ class World:
             return
         (self.lease,) = await self.claim()
         assert self.lease.id == self.id
+        if "entry" in options:
+            sit(self.lease, SESSION, shared=False)
         if steps:
             assert await self.lease.record([STEP] * steps) == steps
             self.lease.k = steps
@@ -133,7 +159,7 @@ class World:
 
     async def call(self, verb: str, **given: Any) -> Any:
         """Run the script *verb* for the world's intent; its answer as text, or as it came when it is no word."""
-        script = load(verb)
+        script = load(verb, session=load(verb).has_session and await self.field("session") is not None)
         names: list[Any] = []
         for name in script.keys:
             value = given.pop(f"{name}_key", None) or await self._key(name, verb)
@@ -143,6 +169,12 @@ class World:
             bare = name.rstrip("*")
             value = given.pop(bare) if bare in given else await self._arg(bare, verb, given)
             words += [len(value), *value] if name.endswith("*") else [value]
+        if script is not load(verb):
+            more, told = await self.session.ending(self.id)
+            if "heir" in given:  # what a caller read before the line changed
+                told = (given.pop("heir"), *told[1:])
+            names += more
+            words += told
         assert not given, f"{verb} has no {given}"
         before = await self.status() or "none"
         answer = await self.mux.call(script, 0, names, words)
@@ -162,6 +194,13 @@ class World:
 
     async def _key(self, name: str, verb: str) -> Any:
         keys, intent = self.keys, self.id
+        if name == "holder":
+            first = await self.mux.command("ZRANGE", keys.line(QUEUE, SESSION), 0, 0)
+            return keys.head(first[0].decode() if first else intent)
+        if name == "stream" and verb in ("enter", "join"):
+            return keys.stream(QUEUE, "q:normal")
+        if name == "stream" and verb == "reseat":
+            return keys.stream(QUEUE, await self.field("lane") or UNPINNED)
         if name == "stream" and verb == "fire":
             lane = "q:normal" if (await self.status()) == "CREATED" else UNPINNED
             return keys.stream(QUEUE, lane)
@@ -171,6 +210,7 @@ class World:
         if verb == "settle":
             view = keys.done
         return {
+            "line": keys.line(QUEUE, SESSION), "state": keys.state(QUEUE, SESSION),
             "head": keys.head(intent), "journal": keys.journal(intent), "envelope": keys.envelope(intent),
             "outcome": keys.outcome(intent), "cursors": keys.checkpoint(intent), "timers": keys.timers,
             "streams": keys.streams, "view": view, "continuation": keys.stream(QUEUE, UNPINNED),
@@ -179,24 +219,32 @@ class World:
         }[name]  # fmt: skip
 
     async def _arg(self, name: str, verb: str, given: dict[str, Any]) -> Any:
-        if name in ("at", "lane", "entry", "seen", "expected"):
+        if name in ("at", "lane", "entry", "seen", "expected", "first", "start"):
             return await self._place(name, verb)
         if verb == "import" and name in IMPORTED:
             return IMPORTED[name]
         length = await self.mux.command("LLEN", self.keys.journal(self.id))
         own = length - (self.lease.base if self.lease else 0)
         return {
+            "session": SESSION, "busy": "", "most": "",
             "id": self.id, "fence": self.lease.fence if self.lease else STALE, "k": self.lease.k if self.lease else own,
             "entries": [STEP], "reason": "PROMISE", "wake": {"park": "", "retry": "+1000"}.get(verb),
             "name": {"note": "changed"}.get(verb, "fetch#0"), "failure": FAILURE, "status": "COMPLETED",
             "result": result_of(_ENDS.get(verb, "COMPLETED")), "keep": DAY, "channels": "t:r:", "hints": "t:h:",
             "value": b"v", "body": BODY, "queue": QUEUE, "reply": "c1", "digest": "", "deadline": "", "max": "",
-            "start": "+60000", "token": "t1", "channel": self.keys.news(self.id), "worker": WORKER, "owner": WORKER,
+            "token": "t1", "channel": self.keys.news(self.id), "worker": WORKER, "owner": WORKER,
             "liveness": "", "idle": 0, "counted": 1, "continue_lane": UNPINNED, "solo_lane": SOLO,
         }[name]  # fmt: skip
 
     async def _place(self, name: str, verb: str) -> Any:
         lane, entry = await self._at()
+        if name == "start":
+            return "+60000" if verb == "schedule" else ""
+        if name == "first":
+            first = await self.mux.command("ZRANGE", self.keys.line(QUEUE, SESSION), 0, 0)
+            return first[0] if first else ""
+        if name == "lane" and verb == "reseat":
+            return await self.field("lane") or ""
         if name == "at":
             return await self.mux.command("HGET", self.keys.head(self.id), "at") or ""
         if name == "seen":
@@ -207,7 +255,8 @@ class World:
             return {"cancel": CANCEL, "expire": TIMEOUT, "redrive": REOPENED}.get(verb, entry)
         if verb == "recover":
             return lane
-        if verb in ("submit", "schedule", "import") or (verb == "fire" and (await self.status()) == "CREATED"):
+        fresh = ("submit", "schedule", "import", "enter", "join")
+        if verb in fresh or (verb == "fire" and (await self.status()) == "CREATED"):
             return "q:normal"
         return UNPINNED
 
@@ -256,7 +305,6 @@ class World:
 
     async def twice(self, verb: str, **given: Any) -> tuple[Any, Any]:
         """Send the very same call twice, as after a lost answer; assert that the second changed nothing."""
-        script = load(verb)
         sent: list[tuple[Any, ...]] = []
         call = self.mux.call
 
@@ -271,6 +319,6 @@ class World:
             self.mux.call = call  # type: ignore[method-assign]
         await check_all(self.store)
         before = await self.dump()
-        second = await self.mux.call(script, *sent[0][1:])
+        second = await self.mux.call(*sent[0])
         assert await self.dump() == before, f"{verb} sent twice changed something"
         return first, second.decode() if isinstance(second, bytes) else second

@@ -24,6 +24,8 @@ _KINDS = {
     r"qs": "set",
     r"w": "hash",
     r"t": "zset",
+    r"s:[^:]+:.+": "zset",
+    r"v:[^:]+:.+": "hash",
     r"x:(done|failed)": "zset",
     r"q:[^:]+:(high|normal|low)": "stream",
     r"c:[^:]+:.+": "stream",
@@ -36,7 +38,7 @@ _KINDS = {
 _FIELDS = {
     "status", "queue", "created", "at", "reply", "digest", "max", "deadline", "lane", "start", "wake", "reason",
     "fence", "attempt", "base", "started", "finished", "losses", "lost", "canceling", "watch", "cursors", "redriven",
-    "changed", "imported",
+    "changed", "imported", "session", "place", "busy", "kept",
 }  # fmt: skip
 
 
@@ -117,7 +119,15 @@ async def _check_places(store: Store, keys: Keys, head: dict[str, str], live: li
     assert bool(at) == (status in ("SUBMITTED", "IN_PROGRESS")), f"{status}: at is {at}"
     assert ("reason" in head) == (status == "WAITING"), f"{status}: reason is {head.get('reason')}"
     assert "wake" not in head or status == "WAITING", f"{status} has a wake"
-    assert ("start" in head) == (status == "CREATED"), f"{status}: start is {head.get('start')}"
+    waits = status == "CREATED" and "session" in head  # behind its session, if it has no start
+    assert waits or ("start" in head) == (status == "CREATED"), f"{status}: start is {head.get('start')}"
+    if "session" in head:
+        line, key = keys.line(head["queue"], head["session"]), "session"
+        score = await store.mux.command("ZSCORE", line, intent)
+        inside = status in ("SUBMITTED", "IN_PROGRESS", "WAITING") or (waits and "start" not in head)
+        assert (score is not None) == inside, f"{intent} is {status}, its place in {key} {head[key]} is {score}"
+        assert score is None or (score == b"0") == (status != "CREATED"), f"{intent} {status}: place {score}"
+        assert score in (None, b"0", head.get("place", "").encode()), f"{intent}: {score}, {head}"
     assert int(head.get("losses", 0)) >= 0
     if status != "CREATED" and at:
         lane, entry = at.split("/")
@@ -162,7 +172,11 @@ async def _check_partition(store: Store, keys: Keys, mine: dict[str, str]) -> Co
         expected = next((k for pattern, k in _KINDS.items() if re.fullmatch(pattern, tail)), None)
         assert expected is not None, f"{keys.prefix}{tail} is not in the table of store/keys.py"
         assert kind == expected, f"{keys.prefix}{tail} is a {kind}, not a {expected}"
-        assert await mux.command("TTL", keys.prefix + tail) == -1
+        lives = await mux.command("TTL", keys.prefix + tail)
+        # the state of a session is kept for a while after its last intent
+        assert (lives == -1) == (tail[:2] != "v:" or f"s{tail[1:]}" in mine), f"{keys.prefix}{tail}: {lives} s"
+        if tail[:2] == "s:":
+            await _check_line(store, keys, keys.prefix + tail)
     intents = {tail[2:] for tail in mine if tail.startswith("i:")}
     for tail in mine:
         if re.fullmatch(rf"[pjko]:{_ID}", tail):
@@ -180,6 +194,16 @@ async def _check_partition(store: Store, keys: Keys, mine: dict[str, str]) -> Co
     for stream in streams:
         await _check_pending(store, stream)
     return Counter([str(await check(store, intent, places[intent])) for intent in sorted(intents)])
+
+
+async def _check_line(store: Store, keys: Keys, line: str) -> None:
+    flat = await store.mux.command("ZRANGE", line, 0, -1, "WITHSCORES")
+    scores = flat[1::2]
+    assert scores[0] == b"0", f"{line} has no holder"
+    assert b"0" not in scores[1:], f"{line} has two"
+    for raw in flat[::2]:
+        queue, session = await store.mux.command("HMGET", keys.head(raw.decode()), "queue", "session")
+        assert (queue, session) == tuple(name.encode() for name in keys.session_of(line)), f"{line} holds {raw!r}"
 
 
 async def _check_pending(store: Store, stream: str) -> None:

@@ -7,8 +7,10 @@ local function interrupt(keys, id, at, lane, status, entry, result, keep, channe
   if h[5] then return 'REQUESTED' end
   if (h[3] or '') ~= at then return 'AGAIN' end
   if h[1] == 'CREATED' or (h[1] == 'SUBMITTED' and not h[2]) then
+    if moved(keys.session, id) then return 'AGAIN' end -- session
     if h[3] then drop(keys.stream, h[3]:match('/(.*)$')) end
     finish(keys, id, status, result, keep, channels)
+    leave(keys.session, id) -- session
     return status
   end
   redis.call('RPUSH', keys.journal, entry)

@@ -3,9 +3,10 @@
 -- by     worker
 -- keys   head journal stream continuation streams outcome view timers cursors
 -- args   id at lane entry result keep channels hints
+-- with   session
 -- reply  TIMED_OUT | REQUESTED | EARLY | AGAIN | NOT_FOUND | COMPLETED | FAILED | CANCELED
 -- flags  allow-oom
--- uses   enqueue rearm finish interrupt
+-- uses   enqueue rearm leave finish interrupt
 local status, canceling, deadline = unpack(redis.call('HMGET', head, 'status', 'canceling', 'deadline'))
 if not status then
   redis.call('ZREM', timers, id)
@@ -21,5 +22,6 @@ if not deadline or tonumber(deadline) > now_ms() then
 end
 return interrupt(
   {head = head, journal = journal, stream = stream, continuation = continuation, streams = streams,
+   session = session, -- session
    outcome = outcome, view = view, timers = timers, cursors = cursors},
   id, at, lane, 'TIMED_OUT', entry, result, keep, channels, hints)

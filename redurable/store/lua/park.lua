@@ -3,14 +3,16 @@
 -- by     owner
 -- keys   head journal timers stream
 -- args   id fence k seen entry reason wake
+-- with   session
 -- reply  OK | NEWS | DUPLICATE | REGRESSED | FENCED | WRONG_STATE | NOT_FOUND
 -- flags  allow-oom
--- uses   rearm
+-- uses   rearm save
 local h = redis.call('HMGET', head, 'status', 'fence', 'base', 'watch')
 if h[1] == 'WAITING' and h[2] == fence then return 'OK' end
 local no = refused(h[1], h[2], fence) or miscounted(journal, h[3], k)
 if no then return no end
 if redis.call('LLEN', journal) ~= tonumber(seen) then return 'NEWS' end
+save(session, head) -- session
 drop(stream, entry)
 redis.call('HDEL', head, 'at')
 if k ~= '0' then redis.call('HDEL', head, 'losses', 'lost') end

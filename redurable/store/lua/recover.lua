@@ -5,9 +5,10 @@
 -- by     worker
 -- keys   head journal stream continuation solo streams outcome view timers cursors
 -- args   id entry lane owner liveness idle counted continue_lane solo_lane result keep channels
--- reply  OK | SUSPECT | FAILED | ALIVE | GONE | STALE
+-- with   session
+-- reply  OK | SUSPECT | FAILED | AGAIN | ALIVE | GONE | STALE
 -- flags  allow-oom
--- uses   enqueue finish
+-- uses   enqueue leave finish
 if liveness ~= '' and redis.call('PUBSUB', 'NUMSUB', liveness)[2] > 0 then return 'ALIVE' end
 local row = redis.pcall('XPENDING', stream, 'rd', entry, entry, 1)[1]
 if not row or row[2] ~= owner then return 'GONE' end
@@ -17,6 +18,7 @@ if h[2] ~= lane .. '/' .. entry or (h[1] ~= 'SUBMITTED' and h[1] ~= 'IN_PROGRESS
   drop(stream, entry)
   return 'STALE'
 end
+if moved(session, id) then return 'AGAIN' end -- session
 local losses, reply, to, to_lane = tonumber(h[4] or nil) or 0, 'OK', continuation, continue_lane
 if lane == solo_lane then to, to_lane = solo, solo_lane end
 if h[1] == 'IN_PROGRESS' and counted == '1' then
@@ -32,6 +34,7 @@ if h[1] == 'IN_PROGRESS' and counted == '1' then
     drop(stream, entry)
     finish({head = head, outcome = outcome, view = view, timers = timers, cursors = cursors},
       id, 'FAILED', result, keep, channels)
+    leave(session, id) -- session
     return 'FAILED'
   end
   to, to_lane = continuation, continue_lane

@@ -1,10 +1,12 @@
--- redrive: FAILED | CANCELED | TIMED_OUT -> SUBMITTED
+-- redrive: FAILED | CANCELED | TIMED_OUT -> SUBMITTED | CREATED
 -- An operator's retry: `entry` voids the failures, the rest of the journal is kept. `token` tells a call sent twice.
+-- An intent of a session waits for its turn at the place that it had, before all that were sent later.
 -- by     client
 -- keys   head journal continuation streams outcome view
 -- args   id seen lane entry token
+-- with   session
 -- reply  OK | AGAIN | WRONG_STATE | NOT_FOUND
--- uses   enqueue
+-- uses   enqueue stand
 local h = redis.call('HMGET', head, 'status', 'redriven')
 if not h[1] then return 'NOT_FOUND' end
 if h[2] == token then return 'OK' end
@@ -14,6 +16,9 @@ redis.call('RPUSH', journal, entry)
 redis.call('DEL', outcome)
 redis.call('ZREM', view, id)
 redis.call('HDEL', head, 'finished', 'outcome', 'losses', 'lost', 'canceling', 'deadline')
-redis.call('HSET', head, 'redriven', token, 'status', 'SUBMITTED',
-  'attempt', redis.call('HGET', head, 'attempt') or 1, 'at', enqueue(continuation, streams, lane, id))
+redis.call('HSET', head, 'redriven', token, 'attempt', redis.call('HGET', head, 'attempt') or 1)
+local to = {head = head, line = session.line, state = session.state} -- session
+to.stream, to.streams = continuation, streams -- session
+if stand(to, id, lane, redis.call('HGET', head, 'place') or '') then return 'OK' end -- session
+redis.call('HSET', head, 'status', 'SUBMITTED', 'at', enqueue(continuation, streams, lane, id))
 return 'OK'

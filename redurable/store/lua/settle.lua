@@ -3,15 +3,19 @@
 -- by     owner
 -- keys   head journal outcome view timers cursors stream
 -- args   id fence k entry status result keep channels
--- reply  OK | DUPLICATE | REGRESSED | FENCED | WRONG_STATE | NOT_FOUND
+-- with   session
+-- reply  OK | AGAIN | DUPLICATE | REGRESSED | FENCED | WRONG_STATE | NOT_FOUND
 -- flags  allow-oom
--- uses   finish
+-- uses   enqueue leave finish save
 -- the first six are what finish wants to know
 local h = redis.call('HMGET', head, 'reply', 'watch', 'deadline', 'wake', 'start', 'cursors', 'status', 'fence', 'base')
 if h[7] == status and h[8] == fence then return 'OK' end
 local no = refused(h[7], h[8], fence) or (k ~= '0' and miscounted(journal, h[9], k))
 if no then return no end
+if moved(session, id) then return 'AGAIN' end -- session
+save(session, head) -- session
 drop(stream, entry)
 finish({head = head, outcome = outcome, view = view, timers = timers, cursors = cursors},
   id, status, result, keep, channels, h)
+leave(session, id) -- session
 return 'OK'
