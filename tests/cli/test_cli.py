@@ -67,7 +67,7 @@ def test_a_delayed_intent_is_created_and_says_when_it_starts(cli: Cli) -> None:
 def test_send_remarks_on_a_queue_that_nobody_serves(cli: Cli, worker: Running) -> None:
     said = cli("send", "summ", "[1]")
     assert said.code == 0
-    assert "no worker serves queue 'summ' now (served now: fragile, nap, sum)" in said.err
+    assert "no worker serves queue 'summ' now (served now: charge, forgetful, fragile, nap, sum)" in said.err
 
 
 def test_send_to_a_function_checks_the_payload_first(cli: Cli, worker: Running) -> None:
@@ -193,7 +193,7 @@ def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> Non
         "QUEUE", "QUEUED", "RUNNING", "DELAYED", "WAITING", "UNKNOWN", "SUSPECTS", "OLDEST", "WORKERS"
     ]  # fmt: skip
     (found,) = [w for w in cli("workers", "--json").json if w["alive"]]
-    assert set(found["queues"]) == {"sum", "nap", "fragile"}
+    assert set(found["queues"]) == {"charge", "forgetful", "fragile", "nap", "sum"}
     assert {"id", "host", "pid", "running", "concurrency", "started", "renewed", "python", "release"} < set(found)
     assert any(found["id"] in line and "yes" in line for line in cli("workers").out.splitlines())
 
@@ -266,12 +266,17 @@ def test_every_command_has_a_help_that_teaches(cli: Cli, words: list[str]) -> No
     assert "worker-process" not in said.out
 
 
+def test_a_command_is_completed_with_its_own_options(shell: Cli) -> None:
+    words = {"COMP_WORDS": "redurable intents li", "COMP_CWORD": "2", "_REDURABLE_COMPLETE": "complete_bash"}
+    assert shell(**words).out.split() == ["list"]
+
+
 def test_help_imports_neither_what_commands_need_nor_the_demo() -> None:
     code = (
         "import sys; from redurable.cli import app\n"
         "try: app(['--help'], prog_name='redurable')\n"
         "except SystemExit: pass\n"
-        "heavy = {'redurable.cli.demo', 'redurable.cli.bench', 'structlog', 'prometheus_client', 'watchfiles'}\n"
+        "heavy = {'redurable.cli.demo', 'redurable.model', 'msgspec', 'asyncio', 'structlog', 'prometheus_client'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
