@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from redurable.cli.common import AsJson, Namespace, Url, client_of
-from redurable.cli.output import age, duration, iso, print_json, run, table
+from redurable.cli.output import age, duration, iso, note, print_json, run, table
 
 __all__ = ["queues", "workers"]
 
@@ -40,6 +40,16 @@ def queues(url: Url = None, namespace: Namespace = None, as_json: AsJson = False
     ]  # fmt: skip
     columns = ("queue", "queued", "running", "delayed", "waiting", "unknown", "suspects", "oldest", "workers")
     table(columns, rows, "no queues yet")
+    for text, some in (
+        (
+            "what is queued there waits for a worker, and none serves it",
+            [q for q in found if q.queued and not q.workers],
+        ),
+        ("a worker that serves it has no handler of some types sent to it", [q for q in found if q.unknown]),
+        ("processes died over some of what it holds", [q for q in found if q.suspects]),
+    ):
+        for queue in some:
+            note(f"note: {queue.name}: {text}")
 
 
 def workers(url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:

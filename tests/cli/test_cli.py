@@ -198,6 +198,14 @@ def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> Non
     assert any(found["id"] in line and "yes" in line for line in cli("workers").out.splitlines())
 
 
+def test_a_queue_that_nobody_serves_is_pointed_out(cli: Cli, worker: Running) -> None:
+    cli("send", "deserted", "1")
+    said = cli("queues")
+    assert "note: deserted: what is queued there waits for a worker" in said.err
+    assert "note: sum:" not in said.err
+    assert cli("queues", "--json").err == ""
+
+
 def test_a_type_that_nobody_knows_shows_among_the_queues(cli: Cli, worker: Running, redis_url: str) -> None:
     with Client(redis_url, namespace=NAMESPACE) as client:
         intent = client.send("nap", 1, type="strange")
