@@ -91,6 +91,15 @@ class MemoryLease:
         """The fencing number."""
         return int(self.fence.split(":")[0])
 
+    @property
+    def worker(self) -> str:
+        """The process that claimed it."""
+        return self.fence.split(":")[1]
+
+    async def losses(self) -> int:
+        """How many owners were lost: nobody counts here."""
+        return 0
+
     def hint(self) -> None:
         """Tell the owner, a little later, that there is news."""
         if not self.dead and self.on_hint is not None:

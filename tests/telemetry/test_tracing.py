@@ -25,9 +25,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 
-from redurable import Retry, compensate, sleep, spans, step
+from redurable import Retry, compensate, sleep, spans, step, testing
 from redurable import sync as blocking
-from redurable.client import IdempotencyConflict
+from redurable.errors import IdempotencyConflict
 from redurable.runtime.scope import mark_worker
 from redurable.store.inspection import decode_envelope
 from redurable.store.server import PrivateServer
@@ -409,6 +409,23 @@ async def test_log_lines_bear_the_ids_of_the_span_they_are_said_in(w: World, tra
     assert "trace_id" not in said["outside"]
 
 
+def test_the_testing_kits_runs_are_traced_too(traced: Traced) -> None:
+    @step
+    async def first() -> None: ...
+
+    @step
+    async def second() -> None: ...
+
+    async def handler() -> None:
+        await first()
+        await second()
+
+    assert testing.run(handler, crash_after=0).result is None
+    name = f"process {handler.__module__}.{handler.__qualname__}"
+    assert [s.name for s in traced.spans if s.name != name] == ["first", "second"]
+    assert [dict(s.attributes or {})["redurable.ended"] for s in traced.spans if s.name == name] == ["COMPLETED"]
+
+
 # --- through a kill -9 ------------------------------------------------------------------------------------------------
 
 
@@ -499,12 +516,13 @@ async def test_a_killed_recovered_and_retried_intent_is_one_trace(
     fleet: Fleet, collector: Collector, supervise: Callable[..., None], traced: Traced
 ) -> None:
     supervise()
+    await fleet.event("worker.started", 30)
     with traced.tracer.start_as_current_span("checkout"):
         intent = await fleet.client.send("orders", {"items": ["a", "b"], "secret": SECRET})
-    victim = (await fleet.line(intent, "pack")).pid
-    await until(lambda: len([s for s in collector.spans() if s.name == "reserve"]) == 2)
+    victim = (await fleet.line(intent, "pack", within=20)).pid
+    await until(lambda: len([s for s in collector.spans() if s.name == "reserve"]) == 2, 20)
     os.kill(victim, signal.SIGKILL)
-    await fleet.line(intent, "pack", count=2)
+    await fleet.line(intent, "pack", count=2, within=30)
     fleet.open("packing")
     assert await fleet.client.wait_for(intent, 20) == SECRET
     await fleet.reap()
