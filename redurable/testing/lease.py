@@ -96,10 +96,6 @@ class MemoryLease:
         """The process that claimed it."""
         return self.fence.split(":")[1]
 
-    async def losses(self) -> int:
-        """How many owners were lost: nobody counts here."""
-        return 0
-
     def hint(self) -> None:
         """Tell the owner, a little later, that there is news."""
         if not self.dead and self.on_hint is not None:
@@ -177,6 +173,10 @@ class MemoryLease:
     def read_checkpoints(self) -> Any:
         """See `Lease.read_checkpoints`."""
         return self._call("read_checkpoints")
+
+    async def losses(self) -> int:
+        """See `Lease.losses`."""
+        return int(self.intent.head.get("losses", 0))
 
     def checkpoint(self, name: str, value: bytes) -> Any:
         """See `Lease.checkpoint`."""

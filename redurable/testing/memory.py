@@ -124,6 +124,8 @@ class MemoryIntent:
         """Take it from a lost owner."""
         if self.status == "IN_PROGRESS":
             self.head["status"] = "SUBMITTED"
+            self._progressed()
+            self.head["losses"] = self.head.get("losses", 0) + 1
 
     def finish(self, status: str, result: bytes) -> None:
         """End it."""
@@ -150,6 +152,11 @@ class MemoryIntent:
         """Execute one call."""
         return getattr(self, f"_{verb}")(fence, *args)
 
+    def _progressed(self) -> None:
+        """An attempt ends: losses before it do not count if it recorded anything."""
+        if len(self.journal) > int(self.head["base"]):
+            self.head.pop("losses", None)
+
     def _record(self, fence: str, k: int, entries: list[bytes]) -> Any:
         no = self._refused(fence) or self._miscounted(k)
         if no:
@@ -165,6 +172,7 @@ class MemoryIntent:
             return no
         if len(self.journal) != seen:
             return b"NEWS"
+        self._progressed()
         self.head |= {"status": "WAITING", "reason": reason, "wake": wake}
         return b"OK"
 
@@ -174,6 +182,7 @@ class MemoryIntent:
         no = self._refused(fence) or self._miscounted(k)
         if no:
             return no
+        self._progressed()
         due = self.clock.now_ms() + (delay if len(self.journal) == seen else 0)
         self.journal.append(failure)
         self.head |= {"status": "WAITING", "reason": "RETRY", "wake": due}
@@ -185,6 +194,7 @@ class MemoryIntent:
         no = self._refused(fence)
         if no:
             return no
+        self._progressed()
         self.head["status"] = "SUBMITTED"
         return b"OK"
 
