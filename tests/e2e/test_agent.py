@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 from redurable import IntentFailed, Status
-from redurable.model import AttemptFailed
+from redurable.model import AttemptFailed, StepDone
 from redurable.store.private import PrivateServer
 from redurable.sync import Client
 from workers.agent.__main__ import KILLS, QUESTION
@@ -137,7 +137,7 @@ def test_an_undisturbed_run_pays_each_call_once_and_parallel_tool_calls_overlap(
     assert first.ended is not None
     assert second.ended is not None
     assert max(first.begun, second.begun) < min(first.ended, second.ended)
-    steps = [entry.scope + entry.name for _, entry in nest.client.history(intent) if hasattr(entry, "name")]
+    steps = [e.scope + e.name for _, e in nest.client.history(intent) if isinstance(e, StepDone)]
     assert len(steps) == 3 + 6 + 2  # model calls, what the tools bought, the tools
     assert sum(bool(re.fullmatch(r"research#call_\w+>>buy", step)) for step in steps) == 6
 
@@ -238,7 +238,7 @@ def test_a_tool_and_a_run_that_sleep_are_parked_without_a_process(nest: Nest) ->
     nest.told.unlink(missing_ok=True)
     intent = nest.ask("patient")
     for call in ("fetch Globex", "take notes"):
-        until(lambda call=call: nest.bill(intent).get(call) == (1, 1))
+        until(lambda: nest.bill(intent).get(call) == (1, 1))  # noqa: B023  # called here and now
         until(lambda: nest.client.get(intent).status is Status.WAITING)
     assert nest.ended(intent) == TEXT
     calls = [call for call in CALLS if not call.startswith("search")]

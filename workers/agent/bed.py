@@ -62,6 +62,7 @@ class Bed:
             log = stack.enter_context(self.log.open("ab"))
             fake = stack.enter_context(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True))
             stack.callback(fake.terminate)
+            self._fake = fake
             assert fake.stdout is not None
             self.base_url = fake.stdout.readline().strip()
             self.ledger = Ledger(self._ledger_file)
@@ -111,6 +112,7 @@ class Bed:
     def _control(self, **words: Any) -> Any:
         data, headers = json.dumps(words).encode(), {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.base_url}/control", data, headers)
+        assert self._fake.poll() is None, f"the model server ended: exit code {self._fake.returncode}"
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 

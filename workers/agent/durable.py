@@ -79,7 +79,7 @@ class DurableModel(Model):
         self._model = model
         self._watch = watch
 
-    async def get_response(  # type: ignore[override]  # passed on as it comes
+    async def get_response(
         self, system_instructions: str | None, input: Any, model_settings: ModelSettings, *args: Any, **kwargs: Any
     ) -> ModelResponse:
         """Ask the model, or return what it answered before."""
@@ -96,7 +96,7 @@ class DurableModel(Model):
         output = _Recorded.construct(output=found["output"]).output
         return ModelResponse(output, deserialize_usage(found["usage"]), found["response_id"], found["request_id"])
 
-    async def stream_response(  # type: ignore[override]  # as above
+    async def stream_response(
         self, system_instructions: str | None, input: Any, model_settings: ModelSettings, *args: Any, **kwargs: Any
     ) -> AsyncIterator[TResponseStreamEvent]:
         """Listen to the model until it has ended, then yield its events; or yield those of before."""
