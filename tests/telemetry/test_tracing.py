@@ -423,7 +423,10 @@ def test_the_testing_kits_runs_are_traced_too(traced: Traced) -> None:
     assert testing.run(handler, crash_after=0).result is None
     name = f"process {handler.__module__}.{handler.__qualname__}"
     assert [s.name for s in traced.spans if s.name != name] == ["first", "second"]
-    assert [dict(s.attributes or {})["redurable.ended"] for s in traced.spans if s.name == name] == ["COMPLETED"]
+    assert [dict(s.attributes or {})["redurable.ended"] for s in traced.spans if s.name == name] == [
+        "lost",
+        "COMPLETED",
+    ]
 
 
 # --- through a kill -9 ------------------------------------------------------------------------------------------------
