@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from redurable.client import Client
     from redurable.errors import (
         Canceled,
+        CodecError,
         ConfigurationError,
         Fenced,
         IdempotencyConflict,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Canceled",
     "Client",
+    "CodecError",
     "ConfigurationError",
     "Current",
     "Depends",
@@ -108,7 +110,7 @@ __all__ = [
 _HOMES = {
     "redurable.client": "Client",
     "redurable.errors": (
-        "Canceled ConfigurationError Fenced IdempotencyConflict IntentFailed JournalMismatchError NotFound "
+        "Canceled CodecError ConfigurationError Fenced IdempotencyConflict IntentFailed JournalMismatchError NotFound "
         "PayloadTooLarge RedurableError RetryLater SerialisationError SessionBusy StepFailed StepProcessLost "
         "StoreError StoreUnavailable Suspended TerminalError UsageError WrongState"
     ),

@@ -10,29 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import contextlib
 import itertools
 import os
-import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from redurable import spans
 from redurable.archive import Archive
 from redurable.clock import Seconds, seconds
 from redurable.codec import typed
+from redurable.codecs.base import Codec, vault_of
 from redurable.config import max_payload
 from redurable.config import namespace as namespace_of
 from redurable.errors import ConfigurationError, IntentFailed, UsageError
 from redurable.ids import IntentId
-from redurable.model import Entry, IntentInfo, Outcome, Status
+from redurable.model import Outcome, Status
 from redurable.options import SendOptions
+from redurable.reading import Connected, Reading
 from redurable.runtime.handlers import spec_of
 from redurable.runtime.scope import scope_var
 from redurable.runtime.sending import accepted, submit
-from redurable.store import depths, inspection
 from redurable.store.address import address_of
-from redurable.store.results import RECHECK, Results
 from redurable.store.scripts import CHUNK
 from redurable.store.store import Store
 
@@ -43,15 +41,7 @@ _WAVE = 4000  # intents of send_many under way at once
 _PART = 200
 
 
-class _Connected:
-    """What one event loop's use of a client needs."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.results = Results(store, secrets.token_hex(6))
-
-
-class Client(Archive):
+class Client(Reading, Archive):
     """
     Sends intents to queues, and operates on them.
 
@@ -59,14 +49,24 @@ class Client(Archive):
         url: `redis://`, `rediss://` or `unix://`; by default REDURABLE_URL, REDIS_URL, then the project's own server.
         namespace: The prefix of every key; REDURABLE_NAMESPACE, then "rd".
         patience: Seconds to wait for a server that is away before StoreUnavailable.
+        codec: What payloads and results look like in the store, one or several (`redurable.codecs`), or its
+            "module:attribute"; by default REDURABLE_CODEC, then none.
     """
 
-    def __init__(self, url: str | None = None, *, namespace: str | None = None, patience: Seconds = 30.0) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        patience: Seconds = 30.0,
+        codec: Codec | Sequence[Codec] | str | None = None,
+    ) -> None:
         self._url = url
         self._namespace = namespace_of(namespace)
         self._patience = seconds(patience, "Client(patience=)")
         self._limit = max_payload()
-        self._connected: _Connected | None = None
+        self._vault = vault_of(codec)
+        self._connected: Connected | None = None
         self._owner: tuple[int, int] = (0, 0)
         self._opening: asyncio.Lock | None = None
 
@@ -84,7 +84,7 @@ class Client(Archive):
             await connected.results.close()
             await connected.store.close()
 
-    async def _open(self) -> _Connected:
+    async def _open(self) -> Connected:
         owner = (os.getpid(), id(asyncio.get_running_loop()))
         if self._connected is not None and self._owner == owner:
             return self._connected
@@ -95,7 +95,7 @@ class Client(Archive):
             if self._connected is None:
                 store = Store(address_of(self._url), self._namespace, patience=self._patience)
                 await store.start()
-                self._connected = _Connected(store)
+                self._connected = Connected(store, self._vault)
                 spans.discover()
             return self._connected
 
@@ -123,13 +123,15 @@ class Client(Archive):
             options: See `SendOptions`.
 
         Raises:
-            PayloadTooLarge, SerialisationError: Nothing was stored.
+            PayloadTooLarge, SerialisationError, CodecError: Nothing was stored.
             IdempotencyConflict: The key was used with another payload; that intent is unchanged.
             SessionBusy: The session is not free, and *on_busy* or *max_queued* wants it so; nothing was stored.
             StoreUnavailable: Not known whether it was stored; repeat with the same *idempotency_key*.
         """
         connected = await self._open()
         with spans.sending(to) as seen:
+            if self._vault is not None:
+                payload = await self._vault.wrap(payload, self._limit)
             intent, answer = self._submit(connected, to, payload, **options)
             accepted(await answer, to, options)
             seen.done("", id=intent)
@@ -154,7 +156,7 @@ class Client(Archive):
         Store an intent for each of *payloads*, thousands in one flush; see `send`.
 
         Raises:
-            PayloadTooLarge, SerialisationError: Those before the bad one are stored; none after it is.
+            PayloadTooLarge, SerialisationError, CodecError: Those before the bad one are stored; none after it is.
             SessionBusy: As many of the first are stored as the session would take.
             ConfigurationError: An idempotency key names one call; it cannot name many.
         """
@@ -168,12 +170,14 @@ class Client(Archive):
         return ids
 
     async def _send_all(
-        self, connected: _Connected, to: Any, payloads: Iterable[Any], options: SendOptions
+        self, connected: Connected, to: Any, payloads: Iterable[Any], options: SendOptions
     ) -> builtins.list[IntentId[Any]]:
         ids: builtins.list[IntentId[Any]] = []
         answers: builtins.list[asyncio.Future[Any]] = []
         try:
             for payload in payloads:
+                if self._vault is not None:
+                    payload = await self._vault.wrap(payload, self._limit)  # noqa: PLW2901  # the same, sealed
                 intent, answer = self._submit(connected, to, payload, **options)
                 ids.append(IntentId(intent))
                 answers.append(answer)
@@ -189,12 +193,14 @@ class Client(Archive):
         return ids
 
     async def _send_in_line(
-        self, connected: _Connected, to: Any, payloads: Iterable[Any], options: SendOptions
+        self, connected: Connected, to: Any, payloads: Iterable[Any], options: SendOptions
     ) -> builtins.list[IntentId[Any]]:
         """Send to one session: a call's worth at a time, so that no held back answer changes their order."""
         ids: builtins.list[IntentId[Any]] = []
         source = iter(payloads)
         while part := builtins.list(itertools.islice(source, CHUNK)):
+            if self._vault is not None:
+                part = [await self._vault.wrap(payload, self._limit) for payload in part]
             sent = [self._submit(connected, to, payload, **options) for payload in part]
             for intent, answer in sent:
                 accepted(await answer, to, options)
@@ -202,7 +208,7 @@ class Client(Archive):
         return ids
 
     def _submit(
-        self, connected: _Connected, to: Any, payload: Any, **options: Unpack[SendOptions]
+        self, connected: Connected, to: Any, payload: Any, **options: Unpack[SendOptions]
     ) -> tuple[str, asyncio.Future[Any]]:
         scope = scope_var.get()
         if scope is not None and not scope.inside:
@@ -246,6 +252,8 @@ class Client(Archive):
         connected = await self._open()
         results = connected.results
         await results.listen()
+        if self._vault is not None:
+            payload = await self._vault.wrap(payload, self._limit)
         with spans.sending(to) as seen:
             intent, answer = self._submit(connected, to, payload, **options)
             seen.done("", id=intent)
@@ -257,7 +265,7 @@ class Client(Archive):
                 outcome = await (results.sent(intent, waiter) if fresh else results.outcome(intent))
         finally:
             results.leave(intent, waiter)
-        return self._result(intent, outcome, None if isinstance(to, str) else spec_of(to).result.annotation)
+        return await self._result(intent, outcome, None if isinstance(to, str) else spec_of(to).result.annotation)
 
     @overload
     async def wait_for(self, intent: IntentId[R], timeout: Seconds | None = None) -> R: ...
@@ -273,68 +281,20 @@ class Client(Archive):
 
         Raises:
             IntentFailed: It ended without a result; `status` says how.
+            CodecError: The result is sealed, and cannot be opened with the codecs and keys that are here.
             TimeoutError: It is still open.
             NotFound: There is no such intent.
         """
         async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
             outcome = await (await self._open()).results.outcome(intent)
-        return self._result(intent, outcome, of)
+        return await self._result(intent, outcome, of)
 
-    @staticmethod
-    def _result(intent: str, outcome: Outcome, of: Any) -> Any:
+    async def _result(self, intent: str, outcome: Outcome, of: Any) -> Any:
+        if self._vault is not None:
+            outcome = await self._vault.open_struct(outcome)
         if outcome.status is not Status.COMPLETED:
             raise IntentFailed(intent, outcome.status.value, outcome.error)
         return typed(Any if of is None else of).decode(outcome.result, f"the result of {intent}")
-
-    async def get(self, intent: str) -> IntentInfo:
-        """Return what is known of *intent* now; NotFound if there is none."""
-        return await inspection.info((await self._open()).store, intent)
-
-    async def history(self, intent: str, since: int = 0) -> builtins.list[tuple[int, Entry]]:
-        """Return (seq, entry) of its journal after seq *since*; NotFound if there is no such intent."""
-        return await inspection.history((await self._open()).store, intent, since)
-
-    async def observe(self, intent: str, since: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        """Give (seq, entry) after *since* as they are recorded, until the intent has ended."""
-        connected = await self._open()
-        store, results = connected.store, connected.results
-        news = await results.watch(intent)
-        try:
-            while True:
-                news.clear()
-                await store.watch(intent)
-                ended = await inspection.outcome(store, intent)
-                for seq, entry in await inspection.history(store, intent, since):
-                    since = seq
-                    yield seq, entry
-                if ended is not None:
-                    return
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RECHECK):
-                        await news.wait()
-        finally:
-            results.unwatch(intent, news)
-
-    async def list(
-        self,
-        *,
-        queue: str | None = None,
-        status: Status | str | None = None,
-        label: tuple[str, str] | None = None,
-        limit: int = 100,
-    ) -> builtins.list[IntentInfo]:
-        """Return up to *limit* intents that fit; finished ones newest first."""
-        store = (await self._open()).store
-        wanted = None if status is None else Status.of(status)
-        return await inspection.intents(store, queue=queue, status=wanted, label=label, limit=limit)
-
-    async def queues(self) -> builtins.list[depths.QueueInfo]:
-        """Return every queue that ever held an intent, with its depth."""
-        return await depths.queues((await self._open()).store)
-
-    async def workers(self) -> builtins.list[inspection.WorkerInfo]:
-        """Return the registered worker processes and whether each lives."""
-        return await inspection.workers((await self._open()).store)
 
     async def cancel(self, intent: str, note: str = "") -> str:
         """

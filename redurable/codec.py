@@ -15,17 +15,32 @@ from typing import Any, get_args
 
 import msgspec
 
-from redurable.errors import PayloadTooLarge, SerialisationError
+from redurable.errors import CodecError, PayloadTooLarge, SerialisationError
 
-__all__ = ["DEFAULT_LIMIT", "NIL", "Typed", "digest", "encode", "typed"]
+__all__ = ["DEFAULT_LIMIT", "NIL", "SEALED", "Sealed", "Typed", "digest", "encode", "sealed_part", "typed"]
 
 DEFAULT_LIMIT = 1 << 20
 NIL = b"\xc0"
+SEALED = 82  # the MessagePack extension that payload codecs write, see `redurable.codecs`
+# first byte of a MessagePack extension -> where its code stands
+_EXTENSIONS = {0xC7: 2, 0xC8: 3, 0xC9: 5, 0xD4: 1, 0xD5: 1, 0xD6: 1, 0xD7: 1, 0xD8: 1}
 _QUOTED = re.compile(r"(Invalid (?:enum )?value) .*(?= - at |$)", re.DOTALL)  # msgspec quotes the value only there
 _PLAIN: frozenset[type] = frozenset({str, bytes, int, float, bool, type(None)})
 
 
+class Sealed:
+    """A payload that a codec has sealed: it encodes, compares and is checked as what it was; *data* is stored."""
+
+    __slots__ = ("data", "value")
+
+    def __init__(self, value: Any, data: bytes) -> None:
+        self.value = value
+        self.data = data
+
+
 def _dump(value: Any) -> Any:
+    if isinstance(value, Sealed):
+        return value.value
     if isinstance(value, str):
         return str.__str__(value)  # an IntentId, say
     dump = getattr(value, "model_dump", None)
@@ -53,6 +68,35 @@ def _discreet(error: ValueError) -> str:
         return str(error)
     found = details(include_url=False, include_input=False, include_context=False)
     return "; ".join(f"{'.'.join(map(str, d['loc'])) or 'value'}: {d['msg']}" for d in found)
+
+
+def sealed_part(data: bytes | memoryview | msgspec.Raw) -> tuple[list[str], bytes] | None:
+    """Return the names of the codecs that sealed *data*, and what they gave; None if it is plain."""
+    raw = bytes(data)
+    size = _EXTENSIONS.get(raw[0] if raw else 0)
+    if size is None or raw[size : size + 1] != bytes([SEALED]):
+        return None
+    at, names = size + 2, []
+    for _ in range(raw[size + 1]):
+        names.append(raw[at + 1 : at + 1 + raw[at]].decode())
+        at += 1 + raw[at]
+    return names, raw[at:]
+
+
+def _sealed(code: int, data: memoryview) -> Any:
+    """What a decoder makes of an extension: users may have their own, ours are not for them."""
+    if code == SEALED:
+        raise _unopened(msgspec.msgpack.encode(msgspec.msgpack.Ext(code, data)))
+    return msgspec.msgpack.Ext(code, bytes(data))
+
+
+def _unopened(data: Any) -> CodecError:
+    names, _ = sealed_part(data) or ([], b"")
+    return CodecError(
+        f"a value is sealed ({', '.join(names)}) and no codec is configured here",
+        code="CODEC_MISSING",
+        hint="set REDURABLE_CODEC=module:attribute, or give Client(codec=) or worker --codec",
+    )
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_dump)
@@ -118,7 +162,7 @@ class Typed:
             annotation = Any
         self.annotation = annotation
         try:
-            self._decode = msgspec.msgpack.Decoder(annotation, dec_hook=_load).decode
+            self._decode = msgspec.msgpack.Decoder(annotation, dec_hook=_load, ext_hook=_sealed).decode
         except (TypeError, RuntimeError) as error:
             raise SerialisationError(
                 f"the annotation {annotation!r} cannot be restored from storage: {error}",
@@ -132,10 +176,20 @@ class Typed:
             self._plain = _PLAIN & {kind} if isinstance(kind, type) else frozenset()
 
     def decode(self, data: bytes | memoryview | msgspec.Raw, what: str) -> Any:
-        """Return the value in *data*; one that does not fit the annotation is a SerialisationError."""
+        """
+        Return the value in *data*.
+
+        Raises:
+            SerialisationError: TYPE_MISMATCH; it does not fit the annotation.
+            CodecError: CODEC_MISSING; it is sealed.
+        """
         try:
             return self._decode(data)
+        except CodecError:
+            raise
         except Exception as error:
+            if sealed_part(data) is not None:
+                raise _unopened(data) from None
             # msgspec's errors, and whatever a model's validator raises
             reason = _QUOTED.sub(r"\1", str(error))
             raise SerialisationError(

@@ -8,6 +8,7 @@ Owns the spelling of URLs and of the environment's names. Invariants: a password
 |---|---|---|
 | REDURABLE_URL, then REDIS_URL | the server | the project's embedded server |
 | REDURABLE_NAMESPACE | what every key begins with | rd |
+| REDURABLE_CODEC | module:attribute of the payload codec, see `redurable.codecs` | none |
 | REDURABLE_MAX_PAYLOAD | the largest payload, result or entry in bytes | 1048576 |
 | REDURABLE_LOG_LEVEL | from which level on the command line's processes log | info |
 | REDURABLE_ACCEPT | checks of `redurable doctor` whose failure is accepted, with commas | none |
@@ -31,6 +32,7 @@ __all__ = [
     "Kind",
     "accepted",
     "check_namespace",
+    "codec_target",
     "log_level",
     "max_payload",
     "namespace",
@@ -296,6 +298,11 @@ def accepted(explicit: Iterable[str] = (), *, known: Sequence[str]) -> frozenset
             f"{strange[0]!r} cannot be accepted", hint=f"--accept and REDURABLE_ACCEPT know {', '.join(known)}"
         )
     return frozenset(names)
+
+
+def codec_target(explicit: str | None = None) -> str | None:
+    """Return *explicit*, else REDURABLE_CODEC, else None: "module:attribute" of the payload codec."""
+    return (os.environ.get("REDURABLE_CODEC", "") if explicit is None else explicit).strip() or None
 
 
 def max_payload(explicit: int | None = None) -> int:

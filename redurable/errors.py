@@ -3,11 +3,13 @@ Every error that redurable raises, with a stable code each.
 
     RedurableError
     ├── ConfigurationError      BAD_URL NO_SERVER UNKNOWN_MODULE UNKNOWN_HANDLER BAD_HANDLER BAD_ARGUMENT
-    │                           UNSUPPORTED_PLATFORM NAMESPACE_TOO_NEW QUEUE_TAKEN BAD_IMPORT UNSAFE_SERVER
+    │                           UNSUPPORTED_PLATFORM NAMESPACE_TOO_NEW QUEUE_TAKEN BAD_IMPORT BAD_CODEC
+    │                           UNSAFE_SERVER
     ├── StoreError              STORE_ERROR
     │   └── StoreUnavailable    STORE_UNAVAILABLE AUTH_FAILED
     ├── SerialisationError      NOT_SERIALISABLE TYPE_MISMATCH
     │   └── PayloadTooLarge     PAYLOAD_TOO_LARGE
+    ├── CodecError              CODEC_FAILED CODEC_MISSING CODEC_KEY_MISSING (a sealed value; its intent is held)
     ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND
     ├── WrongState              WRONG_STATE INTENT_EXISTS
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT
@@ -43,6 +45,7 @@ from typing import Any
 
 __all__ = [
     "Canceled",
+    "CodecError",
     "ConfigurationError",
     "Fenced",
     "IdempotencyConflict",
@@ -128,6 +131,12 @@ class PayloadTooLarge(SerialisationError):
     """A payload, result or entry is over the size limit. Nothing was stored."""
 
     code = "PAYLOAD_TOO_LARGE"
+
+
+class CodecError(RedurableError):
+    """A value cannot be sealed or opened with the codecs and keys that are here. An intent is held until it can be."""
+
+    code = "CODEC_FAILED"
 
 
 class NotFound(RedurableError):

@@ -102,6 +102,7 @@ class Reason(StrEnum):
     INTENT = "INTENT"
     RETRY = "RETRY"
     HUMAN = "HUMAN"
+    HELD = "HELD"  # for a worker that can open what is sealed
     UNKNOWN_TYPE = "UNKNOWN_TYPE"  # for a worker that has a handler of its type; looked at again every 5 s
 
 
@@ -291,7 +292,8 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     """
     What is known of an intent at one moment. Times are ms since 1970 by the server's clock.
 
-    `step` is the last journaled step; `changed` names steps whose code changed since they were recorded.
+    `step` is the last journaled step; `changed` names steps whose code changed since they were recorded; `held` says
+    what keeps workers from going on with it.
     """
 
     id: str
@@ -311,6 +313,7 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     wake: int | None = None
     deadline: int | None = None
     canceling: bool = False
+    held: str | None = None
     entries: int = 0
     step: str | None = None
     changed: tuple[str, ...] = ()

@@ -11,11 +11,12 @@ import asyncio
 import builtins
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, Unpack
 
 from redurable import client as _client
 from redurable.clock import Moment, Seconds
+from redurable.codecs.base import Codec
 from redurable.errors import UsageError
 from redurable.ids import IntentId
 from redurable.model import Entry, IntentInfo, Status
@@ -39,8 +40,15 @@ T = TypeVar("T")
 class Client:
     """The blocking twin of `redurable.Client`: the same methods and guarantees, for any thread."""
 
-    def __init__(self, url: str | None = None, *, namespace: str | None = None, patience: Seconds = 30.0) -> None:
-        self._client = _client.Client(url, namespace=namespace, patience=patience)
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        namespace: str | None = None,
+        patience: Seconds = 30.0,
+        codec: Codec | Sequence[Codec] | str | None = None,
+    ) -> None:
+        self._client = _client.Client(url, namespace=namespace, patience=patience, codec=codec)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._lock = threading.Lock()

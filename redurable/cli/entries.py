@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from redurable.cli.output import clock, iso
+from redurable.codec import SEALED, sealed_part
 from redurable.model import (
     AttemptFailed,
     CancelRequested,
@@ -21,7 +24,7 @@ from redurable.model import (
     TimerSet,
 )
 
-__all__ = ["as_fields", "error_fields", "line", "row", "voided"]
+__all__ = ["as_fields", "error_fields", "line", "row", "sealed_text", "voided"]
 
 _KINDS: dict[type, str] = {
     StepDone: "step done",
@@ -45,7 +48,18 @@ def voided(history: Iterable[tuple[int, Entry]]) -> set[int]:
 
 def error_fields(error: ErrorInfo) -> dict[str, Any]:
     """Return what JSON says of an error."""
-    return {"type": error.type, "message": error.message, "code": error.code, "details": error.details}
+    details = error.details
+    if isinstance(details, msgspec.msgpack.Ext) and details.code == SEALED:
+        details = sealed_text(msgspec.msgpack.encode(details))
+    return {"type": error.type, "message": error.message, "code": error.code, "details": details}
+
+
+def sealed_text(data: bytes) -> str | None:
+    """Return what stands for a value that is sealed and could not be opened; None for others."""
+    part = sealed_part(data)
+    if part is None:
+        return None
+    return f"(sealed by {', '.join(part[0])}, {len(part[1])} bytes; REDURABLE_CODEC opens it) [CODEC_MISSING]"
 
 
 def as_fields(seq: int, entry: Entry, *, values: bool = False, voided: bool = False) -> dict[str, Any]:
@@ -137,14 +151,13 @@ def _told(entry: Entry) -> str:
 
 
 def _value(entry: Entry) -> Any:
-    import msgspec
-
-    return msgspec.msgpack.decode(entry.value) if isinstance(entry, StepDone) else None
+    if not isinstance(entry, StepDone):
+        return None
+    data = bytes(entry.value)
+    return sealed_text(data) or msgspec.msgpack.decode(data)
 
 
 def _preview(entry: Entry) -> str:
-    import msgspec
-
     if not isinstance(entry, StepDone):
         return ""
     text = msgspec.json.encode(_value(entry), enc_hook=str).decode()

@@ -39,6 +39,7 @@ def as_fields(info: IntentInfo) -> dict[str, Any]:
         "status": info.status.value,
         "reason": info.reason.value if info.reason is not None else None,
         "canceling": info.canceling,
+        "held": info.held,
         "priority": info.priority.value,
         "attempt": info.attempt,
         "losses": info.losses,
@@ -72,7 +73,7 @@ def get(
 
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
-    JSON: id, queue, type, status, reason, canceling, priority, attempt, losses, worker, entries, step, changed,
+    JSON: id, queue, type, status, reason, canceling, held, priority, attempt, losses, worker, entries, step, changed,
     labels, idempotency_key, session, created, start, started, wake, deadline, finished, error (type, message, code,
     details, traceback); what is not known is null.
     """
@@ -91,6 +92,7 @@ def get(
         ("id", info.id),
         ("queue", info.queue + (f" ({info.type})" if info.type else "")),
         ("status", _status(info)),
+        ("held", info.held),
         ("created", moment(info.created)),
         ("starts", "" if info.started or not info.start else moment(info.start)),
         ("started", moment(info.started)),

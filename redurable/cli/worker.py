@@ -55,6 +55,10 @@ Grace = Annotated[
     typer.Option("--grace", min=0.0, help="Seconds that steps in flight get at a stop; 10 s later they are killed."),
 ]
 AppDir = Annotated[Path | None, typer.Option("--app-dir", help="Where the module is. Default: the current directory.")]
+CodecOf = Annotated[
+    str | None,
+    typer.Option("--codec", metavar="MODULE:ATTR", help="The payload codec. Default: REDURABLE_CODEC, none."),
+]
 Lease = Annotated[float, typer.Option("--lease", min=0.5, max=3600.0, help="Seconds of ownership without a renewal.")]
 Stall = Annotated[
     float, typer.Option("--stall", min=1.0, help="Seconds without a turn of the event loop to give up after.")
@@ -73,6 +77,7 @@ def worker(
     reload: Reload = False,
     grace: Grace = 30.0,
     app_dir: AppDir = None,
+    codec: CodecOf = None,
     accept: Accept = None,
     lease: Lease = 10.0,
     stall: Stall = 300.0,
@@ -95,6 +100,7 @@ def worker(
     Log lines go to stderr, at the level in REDURABLE_LOG_LEVEL (info by default). Spans go where the OTEL_* variables
     of OpenTelemetry say (OTEL_EXPORTER_OTLP_ENDPOINT, ...), if one is set.
     """
+    from redurable.codecs.base import vault_of
     from redurable.telemetry import logs, metrics
     from redurable.worker.process import Options, supervise
 
@@ -103,12 +109,13 @@ def worker(
     options = Options(
         target=target, queue=queue, concurrency=concurrency, processes=processes, url=url, namespace=namespace,
         metrics_port=metrics_port, log_format=log_format.value, reload=reload, grace=grace, app_dir=directory,
-        accept=tuple(accept or ()), lease=lease, stall=stall,
+        codec=codec, accept=tuple(accept or ()), lease=lease, stall=stall,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         stack.callback(logs.start(log_format.value))
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # `worker.reloading` says it, with the files
         handlers = load(target, queue, directory)
+        vault_of(codec)  # what is wrong with it is said before any process is spawned
         if metrics_port is not None:
             port = stack.enter_context(metrics.serving(metrics_port, lease))
             logs.engine().info("metrics.serving", port=port, paths=["/metrics", "/health"])

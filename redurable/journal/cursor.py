@@ -242,6 +242,20 @@ class Cursor:
                 return entry
         return None
 
+    def skipped(self, open_paths: set[str]) -> JournalMismatchError | None:
+        """
+        The handler returned: what is left of its journal has no effect, or it runs other code than wrote it.
+
+        *open_paths* are those of branches that it did not wait for.
+        """
+        while not self.exhausted:
+            kind, what = self.advance()
+            if kind == "held":
+                if what.scope in open_paths and INSIDE not in what.scope:
+                    return None
+                return self.mismatch(what)
+        return None
+
     def startable(self) -> list[Call]:
         """Return the calls that may start now: asked, without an entry, the journal applied to its end."""
         if not self.exhausted:

@@ -20,7 +20,9 @@ import msgspec
 from redurable import spans
 from redurable.clock import now_ms
 from redurable.codec import DEFAULT_LIMIT, NIL
+from redurable.codecs.base import Vault
 from redurable.errors import (
+    CodecError,
     ConfigurationError,
     Fenced,
     IntentFailed,
@@ -33,7 +35,7 @@ from redurable.errors import (
     UsageError,
 )
 from redurable.events import emit, wanted
-from redurable.journal.cursor import INSIDE, Cursor
+from redurable.journal.cursor import Cursor
 from redurable.model import (
     AttemptFailed,
     Compensating,
@@ -48,10 +50,11 @@ from redurable.model import (
 from redurable.runtime.bodies import in_thread
 from redurable.runtime.conductor import Conductor
 from redurable.runtime.handlers import HandlerSpec, Resources
+from redurable.runtime.holding import put_down
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
-from redurable.runtime.spec import StepSpec
-from redurable.runtime.steps import perform, step_spec
+from redurable.runtime.sealed import SealedRecorder
+from redurable.runtime.undo import undo
 from redurable.store.lease import Lease
 from redurable.store.store import pack_outcome
 from redurable.tasks import background
@@ -59,7 +62,6 @@ from redurable.tasks import background
 __all__ = ["Attempt"]
 
 StandIn = Callable[..., Coroutine[Any, Any, Any]]
-COMPENSATE_FOR = 600.0  # s
 # another attempt would only meet them again: they are in the journal, in the code or in the payload
 _FINAL = (StepFailed, IntentFailed, UsageError, ConfigurationError, SerialisationError, TerminalError)
 
@@ -81,6 +83,7 @@ class Attempt:
         envelope: What its sender said.
         resources: What the process provides.
         limit: The most bytes of a payload, result or entry.
+        vault: What seals and opens values, if a payload codec is configured.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Attempt:
         resources: Resources,
         *,
         limit: int = DEFAULT_LIMIT,
+        vault: Vault | None = None,
     ) -> None:
         self.lease = lease
         self.spec = spec
@@ -110,14 +114,19 @@ class Attempt:
         self._parking = False
         self._parked = False
         self._cursor = Cursor()
-        self.recorder = Recorder(lease, self._cursor, self._news, self.lost, limit)
+        self.vault = vault
+        self.recorder = (
+            Recorder(lease, self._cursor, self._news, self.lost, limit)
+            if vault is None
+            else SealedRecorder(lease, self._cursor, self._news, self.lost, limit, vault, self.hold)
+        )
         self.main = Scope(self, "")
         self.conductor = Conductor(self.main, self._cursor, self.recorder, self._park_soon)
 
     # --- what the worker uses -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run to the attempt's end; `ended` tells how: a final status, or retry, parked, released, lost."""
+        """Run to the attempt's end; `ended` tells how: a final status, or retry, parked, held, released, lost."""
         if spans.observer is None:
             await self._run()
             return
@@ -132,7 +141,10 @@ class Attempt:
         if wanted("attempt.started"):
             emit("attempt.started", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt)
         try:
-            self.ended = await self._pipe()
+            try:
+                self.ended = await self._pipe()
+            except CodecError as error:
+                self.ended = await put_down(self.lease, len(self._cursor), error)
         except StoreError as error:
             emit("attempt.store_error", intent=self.lease.id, error=error)
             self.ended = await self._release()
@@ -152,6 +164,14 @@ class Attempt:
         self.recorder.lose(word)
         emit("attempt.fenced", intent=self.lease.id, attempt=self.lease.attempt, word=word)
         self.conductor.unwind(Fenced(f"the attempt lost its intent ({word})"))
+
+    def hold(self, error: CodecError) -> None:
+        """A value cannot be sealed or opened: unwind, and put the intent down until that may have been mended."""
+        if threading.get_ident() != self.thread:
+            self.loop.call_soon_threadsafe(self.hold, error)
+            return
+        self.recorder.lose("HELD")
+        self.conductor.unwind(error)
 
     def drain(self) -> None:
         """Let the steps in flight end, then hand the intent back."""
@@ -180,19 +200,18 @@ class Attempt:
     async def _pipe(self) -> str:
         lease = self.lease
         try:
+            if self.vault is not None:
+                self.envelope = await self.vault.open_struct(self.envelope)
             arguments = self.spec.bind(self.envelope.payload)
             if self.spec.depends:
                 arguments |= await self._resources.provide(self.spec)
+        except CodecError:
+            raise
         except Exception as error:  # a payload that does not fit, or a dependency that could not be made
-            self._cursor.load(decode_entry(raw) for raw in lease.entries)
+            await self.recorder.load()
             return await self._retry_or_fail(error)
         if lease.entries:
-            self._cursor.load([decode_entry(raw) for raw in lease.entries])
-            if len(self._cursor) < lease.base:
-                # the claim's answer was full: the rest of a long journal
-                for raw in await lease.read(len(self._cursor)):
-                    self._cursor.extend(decode_entry(raw))
-            lease.entries = []
+            await self.recorder.load()
         self._cursor.last_at = self._cursor.last_at or lease.started
         self.conductor.begin()
         value: Any = None
@@ -256,7 +275,7 @@ class Attempt:
             return await self._compensate(status, info)
         if error is not None:
             return await self._retry_or_fail(error)
-        skipped = self._skipped()
+        skipped = self._cursor.skipped({s.path for s in conductor.scopes if s is not self.main})
         if skipped is not None:
             return await self._retry_or_fail(skipped)
         try:
@@ -264,19 +283,6 @@ class Attempt:
         except SerialisationError as refused:
             return await self._retry_or_fail(refused)
         return await self._settle(Status.COMPLETED, data)
-
-    def _skipped(self) -> JournalMismatchError | None:
-        """A handler that returned without asking for what its journal holds runs other code than wrote it."""
-        cursor = self._cursor
-        open_paths = {s.path for s in self.conductor.scopes if s is not self.main}
-        while not cursor.exhausted:
-            kind, what = cursor.advance()
-            if kind != "held":
-                continue
-            if what.scope in open_paths and INSIDE not in what.scope:
-                return None  # a branch that the handler did not wait for
-            return cursor.mismatch(what)
-        return None
 
     async def _retry_or_fail(self, error: BaseException) -> str:
         """An attempt raised: another follows by the handler's policy, or the intent fails."""
@@ -289,8 +295,10 @@ class Attempt:
              retry_in=delay, error=error)  # fmt: skip
         if delay is None:
             return await self._compensate(Status.FAILED, info)
-        entry = encode_entry(AttemptFailed(now_ms(), info, now_ms() + int(delay * 1000)))
-        word = await self.lease.retry(len(self._cursor), int(delay * 1000), entry)
+        entry = AttemptFailed(now_ms(), info, now_ms() + int(delay * 1000))
+        if self.vault is not None:
+            entry = await self.vault.seal_struct(entry)
+        word = await self.lease.retry(len(self._cursor), int(delay * 1000), encode_entry(entry))
         return "retry" if word == b"OK" else await self._refused(word)
 
     async def _fresh_entries(self) -> list[bytes]:
@@ -307,23 +315,8 @@ class Attempt:
             if self.conductor.ending is None:
                 await self.recorder.append(Compensating(now_ms(), status, error))
                 self._cursor.applied = len(self._cursor)
-            scope = Scope(self, "compensate")
-            scope.task = None
-            self.conductor = Conductor(scope, self._cursor, self.recorder, self._park_soon)
-            self.conductor.undoing = True
-            self.conductor.begin()
-            scope.task = asyncio.current_task()
-            try:
-                async with asyncio.timeout(COMPENSATE_FOR):
-                    scope_var.set(scope)
-                    await self._undo(scope)
-            except TimeoutError:
-                emit("compensation.timed_out", intent=self.lease.id)
-            except (asyncio.CancelledError, JournalMismatchError):
-                if self.conductor.signal is None:
-                    raise
+            await undo(self, self._park_soon)
             self._calm()
-            scope.task = None
             self.conductor.over = True
             await self.recorder.settled()
             if self._parked:
@@ -334,19 +327,13 @@ class Attempt:
                 return await self._release()
         return await self._settle(status, error=error)
 
-    async def _undo(self, scope: Scope) -> None:
-        for function, args, kwargs in reversed(self.compensations):
-            spec = step_spec(function) or StepSpec(function, name=getattr(function, "__name__", None))
-            try:
-                await perform(scope, spec, spec.number(scope, args, kwargs), args, kwargs)
-            except StepFailed as failure:
-                emit("compensation.failed", intent=self.lease.id, step=spec.name, error=failure)
-
     # --- ways to end --------------------------------------------------------------------------------------------------
 
     async def _settle(self, status: Status, data: bytes = NIL, error: ErrorInfo | None = None) -> str:
         await self.recorder.settled()
         outcome = Outcome(status, msgspec.Raw(data), error)
+        if self.vault is not None:
+            outcome = await self.vault.seal_struct(outcome)
         word = await self.lease.settle(status.value, pack_outcome(outcome), self.spec.keep_ms(status))
         return status.value if word == b"OK" else await self._refused(word)
 
@@ -362,6 +349,8 @@ class Attempt:
         return "lost"
 
     async def _release(self) -> str:
+        if isinstance(self.conductor.signal, CodecError):
+            raise self.conductor.signal
         try:
             word = await self.lease.release()
         except StoreError:

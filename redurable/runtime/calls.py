@@ -32,12 +32,13 @@ from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar, overload
 
 from redurable.clock import Moment, Seconds, deadline_ms, now_ms, seconds, to_datetime
-from redurable.codec import encode, typed
+from redurable.codec import encode
 from redurable.errors import UsageError
 from redurable.journal.cursor import RUNNING
 from redurable.model import TimerFired, TimerSet
 from redurable.retry import Retry
 from redurable.runtime.bodies import awaited
+from redurable.runtime.holding import restored
 from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform
@@ -293,6 +294,8 @@ async def checkpoint(value: Any) -> None:
     kept.next_write[name] = at + CHECKPOINT_INTERVAL
     scope.attempt.conductor.check()
     data = encode(value, "a checkpoint", scope.attempt.limit)
+    if scope.attempt.vault is not None:
+        data = await scope.attempt.vault.seal(data)
     word = await scope.attempt.lease.checkpoint(name, data)
     if word != b"OK":
         scope.attempt.lost(word.decode())
@@ -313,7 +316,7 @@ async def last_checkpoint(of: type[T] | Any = Any, default: T | Any = None) -> T
         flat = await scope.attempt.lease.read_checkpoints()
         kept.values = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
     data = kept.values.get(scope.place())
-    return default if data is None else typed(of).decode(data, "a checkpoint")
+    return default if data is None else await restored(scope, data, of, "a checkpoint")
 
 
 def compensate(function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:

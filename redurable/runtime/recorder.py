@@ -72,10 +72,7 @@ class Recorder:
         """
         data = encode_entry(entry)
         if len(data) > self._limit:
-            raise PayloadTooLarge(
-                f"a journal entry is {len(data):,} bytes, more than the limit of {self._limit:,}",
-                hint="store the value elsewhere and return a reference, or raise REDURABLE_MAX_PAYLOAD (bytes)",
-            )
+            raise self._too_large(data)
         future: asyncio.Future[None] = self._loop.create_future()
         if self.lost is not None:
             future.set_exception(Fenced(self.lost))
@@ -86,6 +83,22 @@ class Recorder:
             self.lease.record([data], self)
         return future
 
+    def _too_large(self, data: bytes) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"a journal entry is {len(data):,} bytes, more than the limit of {self._limit:,}",
+            hint="store the value elsewhere and return a reference, or raise REDURABLE_MAX_PAYLOAD (bytes)",
+        )
+
+    async def load(self) -> None:
+        """Take the journal that `claim` answered, and the rest of a long one, before the handler begins."""
+        found, self.lease.entries = self.lease.entries, []
+        if len(found) < self.lease.base:
+            found += await self.lease.read(len(found))
+        self.cursor.load(await self._decoded(found))
+
+    async def _decoded(self, found: list[bytes]) -> list[Entry]:
+        return [decode_entry(raw) for raw in found]
+
     def sync(self) -> None:
         """Fetch what the journal holds beyond the cursor (something came from outside)."""
         if self._syncing is None and self.lost is None:
@@ -95,8 +108,10 @@ class Recorder:
         """Return when nothing is on its way."""
         while not self.idle:
             pending = [f for _, f, _ in (*self._flying, *self._queue)]
-            waits = [*pending, *([self._syncing] if self._syncing is not None else [])]
-            await asyncio.wait(waits)
+            await asyncio.wait([*pending, *self._tasks()])
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [self._syncing] if self._syncing is not None else []
 
     # The multiplexer resolves this object as it would a future: without a waiter in between, what was written is
     # accounted for even if the task that wanted it was cancelled meanwhile.
@@ -145,10 +160,10 @@ class Recorder:
     async def _fetch(self, flying: list[Any] | None = None) -> None:
         try:
             start = len(self.cursor)
-            found = await self.lease.read(start)
+            found = await self._decoded(await self.lease.read(start))
             # what was on its way when this was asked may have been answered, and so taken, before it
-            for raw in found[len(self.cursor) - start :]:
-                self.cursor.extend(decode_entry(raw))
+            for entry in found[len(self.cursor) - start :]:
+                self.cursor.extend(entry)
         except Exception as error:  # whatever the store says, this attempt cannot go on without its journal
             self._syncing = None
             self._lose(f"STORE_ERROR: {error}")

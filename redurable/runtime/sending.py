@@ -16,7 +16,7 @@ import msgspec
 
 from redurable import spans
 from redurable.clock import Moment, Seconds, deadline_ms, seconds
-from redurable.codec import NIL, digest, encode
+from redurable.codec import NIL, Sealed, digest, encode
 from redurable.errors import ConfigurationError, IdempotencyConflict, SessionBusy
 from redurable.ids import derived_id, new_id, partition_for
 from redurable.model import Envelope, Priority, SessionEnvelope
@@ -75,6 +75,8 @@ def submit(
     else:
         intent, check = _identified(store, check_queue(queue), key, idempotency_key, type, payload)
     trace = {} if spans.observer is None else spans.observer.carrier()
+    if isinstance(payload, Sealed):
+        data = payload.data
     said = (type, msgspec.Raw(data), labels or {}, idempotency_key or "", trace)
     envelope = Envelope(*said) if key is None else SessionEnvelope(*said, session=key, shared=bool(shared))
     due = ""

@@ -15,10 +15,11 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from redurable.clock import now_ms
-from redurable.codec import encode, typed
+from redurable.codec import encode
 from redurable.errors import UsageError
 from redurable.journal.cursor import RUNNING
 from redurable.model import StepDone
+from redurable.runtime.holding import restored
 from redurable.runtime.scope import Scope, current_scope
 from redurable.store.session import KEEP_STATE_MS, Session, check_name
 
@@ -60,7 +61,7 @@ class State:
             call = await _read(scope, session, what, name)
             found = _decode_read(call)
             data = bytes(found[0]) if found else b""
-        return typed(of).decode(data, f"the value of {name!r} in the state") if data else default
+        return await restored(scope, data, of, f"the value of {name!r} in the state") if data else default
 
     async def set(self, name: str, value: Any) -> None:
         """
@@ -71,7 +72,9 @@ class State:
             SerialisationError, PayloadTooLarge: It cannot be stored; nothing was written.
         """
         session, limit = _writable(f"state.set({check_name(name)!r})")
-        session.writes.put(name, encode(value, f"the value of {name!r} in the state", limit))
+        data = encode(value, f"the value of {name!r} in the state", limit)
+        vault = _session("state.set()")[0].attempt.vault
+        session.writes.put(name, data if vault is None else await vault.seal(data))
 
     async def delete(self, name: str) -> None:
         """Remove *name*, as `set` writes it; nothing happens if there is none."""

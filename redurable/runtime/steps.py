@@ -22,7 +22,7 @@ import msgspec
 
 from redurable import spans
 from redurable.clock import Seconds, now_ms
-from redurable.errors import ConfigurationError, SerialisationError, StepFailed, UsageError
+from redurable.errors import CodecError, ConfigurationError, SerialisationError, StepFailed, UsageError
 from redurable.events import emit
 from redurable.journal.cursor import RUNNING, UNSET, Call
 from redurable.journal.fingerprint import changed
@@ -92,8 +92,16 @@ def concluded(spec: StepSpec, scope: Scope, call: Call) -> Any:
     if isinstance(entry, StepDone):
         if entry.code is spec.code and live is not UNSET:
             return live
-        return spec.typed.decode(entry.value, f"the recorded result of step {spec.name!r}")
+        try:
+            return spec.typed.decode(entry.value, f"the recorded result of step {spec.name!r}")
+        except CodecError as error:  # sealed, and no codec is configured here
+            scope.attempt.hold(error)
+            raise
     info = entry.error
+    if type(info.details) is msgspec.msgpack.Ext:
+        refused = CodecError(f"the error of step {spec.name!r} is sealed", code="CODEC_MISSING")
+        scope.attempt.hold(refused)
+        raise refused
     failure = StepFailed(
         spec.name, info.type, info.message, code=info.code or None, bases=info.bases, details=info.details,
         traceback=info.traceback, tries=entry.tries,

@@ -208,6 +208,7 @@ def _info(
         start=number("start"),
         wake=number("wake"),
         deadline=number("deadline"),
+        held=fields.get("held") if fields.get("reason") == Reason.HELD else None,
         canceling="canceling" in fields and not Status(fields["status"]).final,
         entries=entries,
         step=step,

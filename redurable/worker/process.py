@@ -26,6 +26,7 @@ from typing import Any
 
 from redurable import events
 from redurable.clock import monotonic
+from redurable.codecs.base import vault_of
 from redurable.config import namespace as namespace_of
 from redurable.errors import ConfigurationError, RedurableError
 from redurable.runtime.handlers import load_handlers
@@ -62,6 +63,7 @@ class Options:
     reload: bool = False
     grace: float = 30.0
     app_dir: str | None = None
+    codec: str | None = None
     accept: tuple[str, ...] = ()
     lease: float = 10.0
     stall: float = 300.0
@@ -100,6 +102,7 @@ async def _child(options: Options, loop: asyncio.AbstractEventLoop) -> int:
         grace=options.grace,
         stall=options.stall,
         worker_id=options.worker_id,
+        vault=vault_of(options.codec),
     )
     worker = Worker(
         handlers, address_of(options.url), namespace_of(options.namespace), settings=settings, modules=(module,)

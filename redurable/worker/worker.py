@@ -15,14 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import random
-import secrets
-import socket
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -52,34 +48,13 @@ from redurable.worker.reconcile import reconcile
 from redurable.worker.registry import by_queue, check_queues
 from redurable.worker.renew import Renewer
 from redurable.worker.retention import retention
+from redurable.worker.settings import Settings, new_worker_id
 from redurable.worker.timers import timers
 from redurable.worker.unheld import unheld
 
 __all__ = ["Settings", "Worker", "new_worker_id"]
 
 GRACE_AFTER_CHANGE = 5.0  # s in which nobody is taken for dead after the server, or our connection, changed
-
-
-def new_worker_id() -> str:
-    """Return a name for this process, at most 40 characters: host, pid, chance."""
-    return f"{socket.gethostname().split('.')[0][:16]}.{os.getpid()}.{secrets.token_hex(3)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """
-    How a worker behaves; durations in seconds.
-
-    concurrency: intents at a time. lease: ownership without renewal. grace: what steps in flight get at a drain.
-    stall: after how long without a turn of the loop the process gives itself up.
-    """
-
-    concurrency: int = 100
-    lease: float = 10.0
-    grace: float = 30.0
-    stall: float = 300.0
-    batch: int = 25
-    worker_id: str = field(default_factory=new_worker_id)
 
 
 class Worker:
@@ -344,7 +319,8 @@ class Worker:
             return
         if envelope.session:
             sit(lease, envelope.session, envelope.shared)
-        self.attempts[lease.id] = attempt = Attempt(lease, spec, envelope, self.resources, limit=self.limit)
+        attempt = Attempt(lease, spec, envelope, self.resources, limit=self.limit, vault=self.settings.vault)
+        self.attempts[lease.id] = attempt
         try:
             await attempt.run()
         finally:

@@ -64,7 +64,7 @@ class World:
 
     async def serve(self, function: Callable[..., Any], *, modules: tuple[Any, ...] = (), **options: Any) -> Worker:
         """Start a worker for *function*; options are those of `@handler`, attempts follow each other at once."""
-        settings = {n: options.pop(n) for n in ("concurrency", "grace", "lease") if n in options}
+        settings = {n: options.pop(n) for n in ("concurrency", "grace", "lease", "vault") if n in options}
         handler(queue=QUEUE, **{"retry": AT_ONCE, **options})(function)
         return await self.serve_specs(spec_of(function), modules=modules, **settings)
 

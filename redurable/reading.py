@@ -1,0 +1,95 @@
+"""
+What a client reads of intents, queues and workers. `Client` is one of these.
+
+What a payload codec sealed is opened if it can be, and else left as it is: whoever looks sees the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+
+from redurable.codecs.base import Vault, shown
+from redurable.model import Entry, IntentInfo, Status
+from redurable.store import depths, inspection
+from redurable.store.results import RECHECK, Results
+from redurable.store.store import Store
+
+__all__ = ["Connected", "Reading"]
+
+
+class Connected:
+    """What one event loop's use of a client needs."""
+
+    def __init__(self, store: Store, vault: Vault | None) -> None:
+        self.store = store
+        self.vault = vault
+        self.results = Results(store, secrets.token_hex(6))
+
+
+class Reading:
+    """The part of a client that looks."""
+
+    async def _open(self) -> Connected:
+        raise NotImplementedError
+
+    async def get(self, intent: str) -> IntentInfo:
+        """Return what is known of *intent* now; NotFound if there is none."""
+        connected = await self._open()
+        return await shown(connected.vault, await inspection.info(connected.store, intent))
+
+    async def history(self, intent: str, since: int = 0) -> builtins.list[tuple[int, Entry]]:
+        """Return (seq, entry) of its journal after seq *since*; NotFound if there is no such intent."""
+        connected = await self._open()
+        found = await inspection.history(connected.store, intent, since)
+        if connected.vault is not None:
+            found = [(seq, await shown(connected.vault, entry)) for seq, entry in found]
+        return found
+
+    async def observe(self, intent: str, since: int = 0) -> AsyncIterator[tuple[int, Entry]]:
+        """Give (seq, entry) after *since* as they are recorded, until the intent has ended."""
+        connected = await self._open()
+        store, results = connected.store, connected.results
+        news = await results.watch(intent)
+        try:
+            while True:
+                news.clear()
+                await store.watch(intent)
+                ended = await inspection.outcome(store, intent)
+                for seq, entry in await self.history(intent, since):
+                    since = seq
+                    yield seq, entry
+                if ended is not None:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RECHECK):
+                        await news.wait()
+        finally:
+            results.unwatch(intent, news)
+
+    async def list(
+        self,
+        *,
+        queue: str | None = None,
+        status: Status | str | None = None,
+        label: tuple[str, str] | None = None,
+        limit: int = 100,
+    ) -> builtins.list[IntentInfo]:
+        """Return up to *limit* intents that fit; finished ones newest first."""
+        connected = await self._open()
+        wanted = None if status is None else Status.of(status)
+        found = await inspection.intents(connected.store, queue=queue, status=wanted, label=label, limit=limit)
+        if connected.vault is not None:
+            found = [await shown(connected.vault, info) for info in found]
+        return found
+
+    async def queues(self) -> builtins.list[depths.QueueInfo]:
+        """Return every queue that ever held an intent, with its depth."""
+        return await depths.queues((await self._open()).store)
+
+    async def workers(self) -> builtins.list[inspection.WorkerInfo]:
+        """Return the registered worker processes and whether each lives."""
+        return await inspection.workers((await self._open()).store)
