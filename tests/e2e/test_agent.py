@@ -225,8 +225,9 @@ def test_a_worker_that_lost_its_intent_makes_no_more_calls_and_its_answer_does_n
     finally:
         os.kill(frozen, signal.SIGCONT)
     until(lambda: nest.logged("attempt.fenced") > losses)
-    until(lambda: nest.told.exists())
-    assert set(nest.told.read_text().split()) == {"Fenced"}  # this is what the SDK made answers of
+    until(lambda: nest.told.exists() and nest.told.read_text())
+    # this is what the SDK made answers of: a call was refused, or its body was cut off when a renewal was
+    assert set(nest.told.read_text().split()) <= {"Fenced", "CancelledError"}
     os.kill(frozen, signal.SIGTERM)
     until(lambda: frozen not in nest.pids())
     assert nest.bill(intent) == before
