@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         JournalMismatchError,
         NotFound,
         PayloadTooLarge,
+        PromiseRejected,
         RedurableError,
         RetryLater,
         SerialisationError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         StoreUnavailable,
         Suspended,
         TerminalError,
+        TokenRefused,
         UsageError,
         WrongState,
     )
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
         uuid4,
     )
     from redurable.runtime.handlers import Depends, handler, lifespan
+    from redurable.runtime.promises import Promise, promise
+    from redurable.runtime.race import Winner, race
     from redurable.runtime.state import state
     from redurable.runtime.steps import step
 
@@ -73,6 +77,8 @@ __all__ = [
     "NotFound",
     "PayloadTooLarge",
     "Priority",
+    "Promise",
+    "PromiseRejected",
     "RedurableError",
     "Retry",
     "RetryLater",
@@ -85,7 +91,9 @@ __all__ = [
     "StoreUnavailable",
     "Suspended",
     "TerminalError",
+    "TokenRefused",
     "UsageError",
+    "Winner",
     "WrongState",
     "checkpoint",
     "compensate",
@@ -97,6 +105,8 @@ __all__ = [
     "last_checkpoint",
     "lifespan",
     "now",
+    "promise",
+    "race",
     "random",
     "run",
     "sleep",
@@ -111,8 +121,8 @@ _HOMES = {
     "redurable.client": "Client",
     "redurable.errors": (
         "Canceled CodecError ConfigurationError Fenced IdempotencyConflict IntentFailed JournalMismatchError NotFound "
-        "PayloadTooLarge RedurableError RetryLater SerialisationError SessionBusy StepFailed StepProcessLost "
-        "StoreError StoreUnavailable Suspended TerminalError UsageError WrongState"
+        "PayloadTooLarge PromiseRejected RedurableError RetryLater SerialisationError SessionBusy StepFailed "
+        "StepProcessLost StoreError StoreUnavailable Suspended TerminalError TokenRefused UsageError WrongState"
     ),
     "redurable.ids": "IntentId",
     "redurable.model": "ErrorInfo IntentInfo Priority Status",
@@ -122,6 +132,8 @@ _HOMES = {
         "random run sleep sleep_until unwinding uuid4"
     ),
     "redurable.runtime.handlers": "Depends handler lifespan",
+    "redurable.runtime.promises": "Promise promise",
+    "redurable.runtime.race": "Winner race",
     "redurable.runtime.state": "state",
     "redurable.runtime.steps": "step",
 }

@@ -16,19 +16,19 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from redurable import spans
+from redurable.answers import Answers, check_outside
 from redurable.archive import Archive
 from redurable.clock import Seconds, seconds
 from redurable.codec import typed
 from redurable.codecs.base import Codec, vault_of
 from redurable.config import max_payload
 from redurable.config import namespace as namespace_of
-from redurable.errors import ConfigurationError, IntentFailed, UsageError
+from redurable.errors import ConfigurationError, IntentFailed
 from redurable.ids import IntentId
 from redurable.model import Outcome, Status
 from redurable.options import SendOptions
 from redurable.reading import Connected, Reading
 from redurable.runtime.handlers import spec_of
-from redurable.runtime.scope import scope_var
 from redurable.runtime.sending import accepted, submit
 from redurable.store.address import address_of
 from redurable.store.scripts import CHUNK
@@ -41,7 +41,7 @@ _WAVE = 4000  # intents of send_many under way at once
 _PART = 200
 
 
-class Client(Reading, Archive):
+class Client(Reading, Archive, Answers):
     """
     Sends intents to queues, and operates on them.
 
@@ -210,13 +210,7 @@ class Client(Reading, Archive):
     def _submit(
         self, connected: Connected, to: Any, payload: Any, **options: Unpack[SendOptions]
     ) -> tuple[str, asyncio.Future[Any]]:
-        scope = scope_var.get()
-        if scope is not None and not scope.inside:
-            raise UsageError(
-                "a handler sends by a client outside of a step: a replay would send again",
-                code="USE_DURABLE_SEND",
-                hint="put the call into a step",
-            )
+        check_outside("sends")
         return submit(connected.store, self._limit, connected.results.name, to, payload, **options)
 
     @overload
@@ -303,6 +297,7 @@ class Client(Reading, Archive):
         One that never ran is CANCELED at once. One that runs or waits meets the cancel at its place in its journal,
         may undo its work, and is CANCELED when its handler has ended.
         """
+        check_outside("cancels")
         return await (await self._open()).store.cancel(intent, note)
 
     async def retry(self, intent: str) -> None:
@@ -312,4 +307,5 @@ class Client(Reading, Archive):
         Raises:
             WrongState: It is open or COMPLETED; nothing was changed.
         """
+        check_outside("retries")
         await (await self._open()).store.redrive(intent)

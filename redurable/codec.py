@@ -17,7 +17,7 @@ import msgspec
 
 from redurable.errors import CodecError, PayloadTooLarge, SerialisationError
 
-__all__ = ["DEFAULT_LIMIT", "NIL", "SEALED", "Sealed", "Typed", "digest", "encode", "sealed_part", "typed"]
+__all__ = ["DEFAULT_LIMIT", "NIL", "SEALED", "Sealed", "Typed", "digest", "encode", "plain", "sealed_part", "typed"]
 
 DEFAULT_LIMIT = 1 << 20
 NIL = b"\xc0"
@@ -128,6 +128,11 @@ def encode(value: Any, what: str, limit: int = DEFAULT_LIMIT) -> bytes:
             hint="use plain data, dataclasses, msgspec Structs or pydantic models",
         ) from error
     return data if len(data) <= limit else _limited(data, limit, what)
+
+
+def plain(data: bytes) -> Any:
+    """Return what *data* (MessagePack) holds as JSON would say it: for holding it against a JSON Schema."""
+    return msgspec.to_builtins(msgspec.msgpack.decode(data), str_keys=True)
 
 
 def digest(value: Any) -> str:

@@ -11,16 +11,18 @@ Every error that redurable raises, with a stable code each.
     │   └── PayloadTooLarge     PAYLOAD_TOO_LARGE
     ├── CodecError              CODEC_FAILED CODEC_MISSING CODEC_KEY_MISSING (a sealed value; its intent is held)
     ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND
-    ├── WrongState              WRONG_STATE INTENT_EXISTS
+    ├── WrongState              WRONG_STATE INTENT_EXISTS ALREADY_RESOLVED PROMISE_WITHDRAWN TOO_MANY_UNASKED
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT
     ├── SessionBusy             SESSION_BUSY SESSION_FULL
     ├── IntentFailed            INTENT_FAILED (another intent ended without a result)
     ├── WaitTimeout             WAIT_TIMEOUT (`redurable send --wait`: only the wait ended)
+    ├── PromiseRejected         PROMISE_REJECTED (a promise of this intent was rejected)
+    ├── TokenRefused            BAD_TOKEN TOKEN_EXPIRED
     ├── StepFailed              STEP_FAILED (a step of this intent failed for good)
     ├── StepProcessLost         STEP_PROCESS_LOST (a process step's child died; retried)
     ├── TerminalError           TERMINAL (raised by users: never retry)
     ├── RetryLater              RETRY_LATER (raised by users: retry after a delay)
-    └── UsageError              OUTSIDE_INTENT BLOCKING_STEP USE_DURABLE_SEND FOREIGN_WAIT
+    └── UsageError              OUTSIDE_INTENT INSIDE_STEP BLOCKING_STEP USE_DURABLE_SEND FOREIGN_WAIT PROMISE_REUSED
                                 SESSION_DEADLOCK NO_SESSION STATE_READ_ONLY STATE_IN_STEP
                                 (of redurable.testing:) STUCK ENDLESS NO_SUCH_ENTRY TEST_WORKER
 
@@ -53,6 +55,7 @@ __all__ = [
     "JournalMismatchError",
     "NotFound",
     "PayloadTooLarge",
+    "PromiseRejected",
     "RedurableError",
     "RetryLater",
     "SerialisationError",
@@ -63,6 +66,7 @@ __all__ = [
     "StoreUnavailable",
     "Suspended",
     "TerminalError",
+    "TokenRefused",
     "UsageError",
     "WaitTimeout",
     "WrongState",
@@ -190,6 +194,36 @@ class WaitTimeout(RedurableError):
     """The command line's wait for an outcome ended; the intent goes on. `Client.wait_for` raises TimeoutError."""
 
     code = "WAIT_TIMEOUT"
+
+
+class PromiseRejected(RedurableError):
+    """
+    A promise of this intent was rejected; the same error live and on replay.
+
+    Attributes:
+        name, index: The promise.
+        by: Who rejected it, if they said so.
+        details: What the rejecter gave besides.
+    """
+
+    code = "PROMISE_REJECTED"
+
+    def __init__(
+        self, name: str, index: int, message: str, *, code: str = "", by: str = "", details: Any = None
+    ) -> None:
+        super().__init__(f"promise {name!r} was rejected: {message}", code=code or None)
+        self.args = (name, index, message)
+        self.name = name
+        self.index = index
+        self.reason = message
+        self.by = by
+        self.details = details
+
+
+class TokenRefused(RedurableError):
+    """A token does not open what it names: it is not ours, or too old. Nothing was changed."""
+
+    code = "BAD_TOKEN"
 
 
 class StepFailed(RedurableError):

@@ -9,11 +9,12 @@ The state of an intent, with the script that walks each edge:
                   release, recover ─┘   │                 │  │  │                  CANCELED
                                         │                 │  │  └─ recover ─────►  TIMED_OUT
                    wake, fire, cancel,  │                 │  │    (losses used up)
-                   expire               │    park, retry  │  │
-                                        └── WAITING ◄─────┘  └─ record, renew, checkpoint stay
+                   expire, resolve      │    park, retry  │  │
+                                        └── WAITING ◄─────┘  └─ record, renew, checkpoint, declare, withdraw stay
 
     cancel, expire    CREATED | SUBMITTED, never claimed -> CANCELED | TIMED_OUT
                       else a `CancelRequested` entry, which the handler meets at its place in the journal
+    resolve           appends what comes from outside, before the end; only who waits for it is moved
     redrive           FAILED | CANCELED | TIMED_OUT -> SUBMITTED, its journal kept; in a session -> CREATED, in line
     delete            COMPLETED | FAILED | CANCELED | TIMED_OUT -> none
     import            none -> CREATED | SUBMITTED | WAITING | COMPLETED | FAILED | CANCELED | TIMED_OUT
@@ -40,6 +41,8 @@ import msgspec
 from redurable.errors import ConfigurationError
 
 __all__ = [
+    "Arrived",
+    "Ask",
     "AttemptFailed",
     "CancelRequested",
     "Claimed",
@@ -271,8 +274,24 @@ class Compensating(msgspec.Struct, array_like=True, tag=10):
     error: ErrorInfo | None = None
 
 
+class Arrived(msgspec.Struct, array_like=True, tag=20):
+    """
+    What came from outside under `key`: a promise's value (or its rejection, FAILED), or a child's outcome.
+
+    `by` says who answered, if they did.
+    """
+
+    key: str
+    at: int
+    status: Status
+    value: msgspec.Raw
+    error: ErrorInfo | None = None
+    by: str = ""
+
+
 Entry = (
-    StepDone
+    Arrived
+    | StepDone
     | StepFailedEntry
     | StepTried
     | TimerSet
@@ -286,6 +305,22 @@ Entry = (
 
 encode_entry = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
+
+
+class Ask(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """
+    What is known of an open promise: `form` is the digest of its type's JSON Schema ("" = any value).
+
+    With `outcomes` it is an approval, which people answer.
+    """
+
+    form: str = ""
+    outcomes: tuple[str, ...] = ()
+    title: str = ""
+    description: str = ""
+    assignees: tuple[str, ...] = ()
+    since: int = 0
+    escalates: int = 0
 
 
 class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,10 +1,10 @@
 """
 Intents as records for files: readable JSON that loses nothing.
 
-A record is one JSON object of head, envelope, journal, outcome and cursors. Values that JSON can hold exactly stand as
-`{"json": ...}`, all others (bytes, sealed values, times) as `{"msgpack": base64}`. Invariants: what `unpack` gives is
-byte for byte what `pack` was given; an entry that this version does not know survives as it is; a record that cannot
-be an intent is refused before anything is written.
+A record is one JSON object of head, envelope, journal, outcome, cursors and arrivals. Values that JSON can hold exactly
+stand as `{"json": ...}`, all others (bytes, sealed values, times) as `{"msgpack": base64}`. Invariants: what `unpack`
+gives is byte for byte what `pack` was given; an entry that this version does not know survives as it is; a record that
+cannot be an intent is refused before anything is written.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Parts(msgspec.Struct, kw_only=True):
     journal: list[bytes]
     outcome: bytes = b""
     cursors: dict[str, bytes] = {}
+    arrivals: dict[str, bytes] = {}
     lane: str = ""
     keep: int | None = None
 
@@ -60,6 +61,7 @@ class Record(msgspec.Struct, kw_only=True):
     journal: list[dict[str, Any]]
     outcome: dict[str, Any] | None = None
     cursors: dict[str, dict[str, Any]] = {}
+    arrivals: dict[str, str] = {}
     lane: str = ""
     keep: int | None = None
 
@@ -74,6 +76,7 @@ def pack(intent: str, parts: Parts) -> dict[str, Any]:
         journal=[_entry(raw) for raw in parts.journal],
         outcome=_object(parts.outcome, _decode_outcome, Outcome) if parts.outcome else None,
         cursors={name: _readable(raw) for name, raw in sorted(parts.cursors.items())},
+        arrivals={name: raw.hex() for name, raw in sorted(parts.arrivals.items())},
         lane=parts.lane,
         keep=parts.keep,
     )
@@ -106,6 +109,7 @@ def unpack(value: Any) -> tuple[str, Parts]:
         journal=journal,
         outcome=outcome,
         cursors={name: _raw(held, f"cursor {name!r}") for name, held in record.cursors.items()},
+        arrivals={name: _unhexed(raw, f"arrival {name!r}") for name, raw in record.arrivals.items()},
         lane=record.lane,
         keep=record.keep,
     )
@@ -125,6 +129,13 @@ def _refused(reason: str) -> ConfigurationError:
         f"this is no exported intent: {reason}", code="BAD_IMPORT",
         hint="each line of the file is one JSON object, as `redurable intents export` writes it",
     )  # fmt: skip
+
+
+def _unhexed(text: str, what: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise _refused(f"{what} is not in hexadecimal digits") from None
 
 
 def _check_head(head: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ import builtins
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import Any, TypeVar, Unpack
+from typing import Any, Generic, TypeVar, Unpack
 
 from redurable import client as _client
 from redurable.clock import Moment, Seconds
@@ -22,6 +22,7 @@ from redurable.ids import IntentId
 from redurable.model import Entry, IntentInfo, Status
 from redurable.options import SendOptions
 from redurable.runtime import calls as _calls
+from redurable.runtime import promises as _promises
 from redurable.runtime.bodies import on_loop
 from redurable.runtime.calls import scope_of_thread
 from redurable.runtime.scope import Scope, scope_var
@@ -31,13 +32,32 @@ from redurable.runtime.steps import perform_sync
 from redurable.store.depths import QueueInfo
 from redurable.store.inspection import WorkerInfo
 
-__all__ = ["Client", "checkpoint", "gather", "last_checkpoint", "run", "sleep", "sleep_until", "state"]
+__all__ = [
+    "Client", "Promise", "checkpoint", "gather", "last_checkpoint", "promise", "run", "sleep", "sleep_until", "state",
+]  # fmt: skip
 
 R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Client:
+class _Answers:
+    """The part of a client that answers handlers that wait."""
+
+    _client: _client.Client
+
+    def _wait(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        raise NotImplementedError
+
+    def resolve(self, *what: Any, index: int = 0, by: str = "") -> None:
+        """Give a promise its value: `resolve(id, name, value)` or `resolve(token, value)`."""
+        self._wait(self._client.resolve(*what, index=index, by=by))
+
+    def reject(self, *what: Any, index: int = 0, by: str = "", details: Any = None) -> None:
+        """Reject a promise: `reject(id, name, error)` or `reject(token, error)`."""
+        self._wait(self._client.reject(*what, index=index, by=by, details=details))
+
+
+class Client(_Answers):
     """The blocking twin of `redurable.Client`: the same methods and guarantees, for any thread."""
 
     def __init__(
@@ -194,6 +214,27 @@ def sleep(delay: Seconds) -> None:
 def sleep_until(when: Moment) -> None:
     """Wait, durably, until *when*; see `redurable.sleep_until`."""
     _durable("sync.sleep_until()", lambda: _calls.sleep_until(when))
+
+
+class Promise(Generic[T]):
+    """A promise of a plain handler; see `redurable.promise`."""
+
+    def __init__(self, promise: _promises.Promise[T]) -> None:
+        self._promise = promise
+
+    @property
+    def token(self) -> str:
+        """A text that resolves it by itself; it is a secret."""
+        return self._promise.token
+
+    def wait(self, timeout: Seconds | None = None) -> T:
+        """Return the value; see `redurable.Promise.wait`."""
+        return _durable("sync.promise()", lambda: self._promise.wait(timeout))
+
+
+def promise(name: str, of: Any = Any, index: int = 0, *, token_expires: Seconds = _promises.TOKEN_LIFE) -> Promise[Any]:
+    """Return a handle on a value that somebody outside will give; see `redurable.promise`."""
+    return Promise(_promises.promise(name, of, index, token_expires=token_expires))
 
 
 def checkpoint(value: Any) -> None:

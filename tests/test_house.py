@@ -25,10 +25,12 @@ PACKAGE = ROOT / "redurable"
 # From the top down. A module may import its own floor and those below, lazily and for types too.
 FLOORS = (
     frozenset({"cli", "gateway", "telemetry", "testing", "integrations", "bench", "demo", "__main__"}),
-    frozenset({"client", "archive", "reading", "sync", "worker"}),
+    frozenset({"client", "answers", "archive", "reading", "sync", "worker"}),
     frozenset({"runtime"}),
     frozenset({"journal", "store"}),
-    frozenset({"codec", "codecs", "retry", "clock", "events", "config", "options", "portable", "spans", "tasks"}),
+    frozenset(
+        {"codec", "codecs", "retry", "clock", "events", "config", "forms", "options", "portable", "spans", "tasks"}
+    ),
     frozenset({"errors", "model", "ids"}),
 )
 STRANGERS = frozenset({("journal", "store"), ("store", "journal")})
@@ -47,7 +49,7 @@ FOREIGN_EXEMPT: dict[tuple[str, str], str] = {}  # (module, foreign package) -> 
 FILE, FUNCTION, METHODS, LUA = 400, 60, 16, 80
 # "file", "file::function" or "file::Class" -> (what it may have at most, reason). It may only shrink.
 BUDGET_EXEMPT: dict[str, tuple[int, str]] = {
-    "redurable/runtime/conductor.py": (442, "one rule in three gaits; what a cancel and a scope know has already left"),
+    "redurable/runtime/conductor.py": (409, "one rule in three gaits; what a cancel and a scope know has already left"),
 }
 
 # The surface. A name that is not here is not public; one that goes is a breaking change.
@@ -68,6 +70,8 @@ PUBLIC: tuple[str, ...] = (
     "NotFound",
     "PayloadTooLarge",
     "Priority",
+    "Promise",
+    "PromiseRejected",
     "RedurableError",
     "Retry",
     "RetryLater",
@@ -80,7 +84,9 @@ PUBLIC: tuple[str, ...] = (
     "StoreUnavailable",
     "Suspended",
     "TerminalError",
+    "TokenRefused",
     "UsageError",
+    "Winner",
     "WrongState",
     "checkpoint",
     "compensate",
@@ -92,6 +98,8 @@ PUBLIC: tuple[str, ...] = (
     "last_checkpoint",
     "lifespan",
     "now",
+    "promise",
+    "race",
     "random",
     "run",
     "sleep",

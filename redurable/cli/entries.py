@@ -10,6 +10,7 @@ import msgspec
 from redurable.cli.output import clock, iso
 from redurable.codec import SEALED, sealed_part
 from redurable.model import (
+    Arrived,
     AttemptFailed,
     CancelRequested,
     Claimed,
@@ -37,6 +38,7 @@ _KINDS: dict[type, str] = {
     Reopened: "reopened",
     CancelRequested: "cancel requested",
     Compensating: "compensating",
+    Arrived: "arrived",
 }
 _PREVIEW = 120
 
@@ -98,12 +100,14 @@ def line(seq: int, entry: Entry, *, values: bool = False) -> str:
 
 
 def _name(entry: Entry) -> str:
+    if isinstance(entry, Arrived):
+        return entry.key
     name, n = getattr(entry, "name", None), getattr(entry, "n", None)
     return "" if name is None else f"{name}#{n}"
 
 
 def _size(entry: Entry) -> int | None:
-    return len(bytes(entry.value)) if isinstance(entry, StepDone) else None
+    return len(bytes(entry.value)) if isinstance(entry, StepDone | Arrived) else None
 
 
 def _detail(entry: Entry) -> dict[str, Any]:
@@ -114,6 +118,9 @@ def _detail(entry: Entry) -> dict[str, Any]:
         return {"error": error_fields(entry.error), "tries": entry.tries, "due": iso(entry.due)}
     if isinstance(entry, TimerSet):
         return {"due": iso(entry.due)}
+    if isinstance(entry, Arrived):
+        error = None if entry.error is None else error_fields(entry.error)
+        return {"key": entry.key, "status": entry.status.value, "error": error, "by": entry.by}
     if isinstance(entry, Claimed):
         return {"worker": entry.worker, "python": entry.python, "attempt": int(entry.attempt)}
     if isinstance(entry, AttemptFailed):
@@ -137,6 +144,8 @@ def _told(entry: Entry) -> str:
         return f"try {entry.tries}: {raised}; again {clock(entry.due)}"
     if isinstance(entry, TimerSet):
         return f"due {clock(entry.due)}"
+    if isinstance(entry, Arrived):
+        return " ".join(filter(None, (entry.status.value, raised, f"by {entry.by}" if entry.by else "")))
     if isinstance(entry, Claimed):
         return f"attempt {entry.attempt} by {entry.worker}, Python {entry.python}"
     if isinstance(entry, AttemptFailed):
@@ -151,14 +160,14 @@ def _told(entry: Entry) -> str:
 
 
 def _value(entry: Entry) -> Any:
-    if not isinstance(entry, StepDone):
+    if not isinstance(entry, StepDone | Arrived):
         return None
     data = bytes(entry.value)
     return sealed_text(data) or msgspec.msgpack.decode(data)
 
 
 def _preview(entry: Entry) -> str:
-    if not isinstance(entry, StepDone):
+    if not isinstance(entry, StepDone | Arrived):
         return ""
     text = msgspec.json.encode(_value(entry), enc_hook=str).decode()
     return text if len(text) <= _PREVIEW else text[:_PREVIEW] + "…"

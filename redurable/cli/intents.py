@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redurable.cli import archive, entries
+from redurable.cli import answers, archive, entries
 from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import age, fields, iso, moment, note, print_json, print_line, run, table
 from redurable.errors import NotFound
@@ -298,4 +298,5 @@ def retry(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: A
     run(work())
 
 
+answers.register(app)
 archive.register(app)

@@ -60,7 +60,7 @@ def send(
     """
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout goes with --wait")
-    to, value = _target(queue), _payload(payload)
+    to, value = _target(queue), payload_of(payload)
     options = {
         "idempotency_key": key, "delay": delay, "deadline": deadline, "priority": priority, "labels": _labels(label)
     }  # fmt: skip
@@ -116,7 +116,8 @@ def _target(queue: str) -> str | Callable[..., Any]:
     return load(queue, None, None)[0].function
 
 
-def _payload(text: str | None) -> Any:
+def payload_of(text: str | None) -> Any:
+    """Return what JSON text, or stdin for "-", holds; ConfigurationError if it is none."""
     import json
 
     if text is None:

@@ -5,6 +5,8 @@ A call's identity is (scope, name, n). Invariants:
 - entries take effect in order of seq, each once; `applied` entries have, the rest have not;
 - per scope the recorded identities come back in their recorded order (a scope is sequential); identities that the
   caller named itself (`id=`) are free of that order, and so is everything inside a step (its body need not repeat);
+- what comes from outside under a key (`Arrived`) ends every call that waits for the key when its entry is reached, and
+  any that asks for it later;
 - a call whose scope gave it up (an `abandoned` mark) is never delivered and never started again.
 """
 
@@ -16,10 +18,12 @@ from typing import Any
 
 from redurable.errors import JournalMismatchError
 from redurable.model import (
+    Arrived,
     CancelRequested,
     Claimed,
     Compensating,
     Entry,
+    Reason,
     Reopened,
     StepDone,
     StepFailedEntry,
@@ -41,10 +45,17 @@ _ENDS = (StepDone, StepFailedEntry, TimerFired)
 class Call:
     """A durable call that a scope has asked for and that waits for its entry, or for leave to start."""
 
-    __slots__ = ("code", "due", "entry", "finish", "future", "identity", "state", "tries", "value")
+    __slots__ = (
+        "code", "due", "entry", "finish", "future", "held", "identity", "key", "reason", "state", "tries", "value",
+    )  # fmt: skip
 
-    def __init__(self, identity: Identity, state: int = ASKED) -> None:
+    def __init__(
+        self, identity: Identity, key: str | None = None, reason: Reason = Reason.TIME, *, state: int = ASKED
+    ) -> None:
         self.identity = identity
+        self.key = key  # what comes under it from outside ends the call
+        self.reason = reason  # what an intent that is put down with it waits for
+        self.held = False  # it waits for its key alone: there is nothing to start
         self.state = state
         self.tries = 0
         self.due: int | None = None
@@ -62,6 +73,8 @@ class Cursor:
         self.applied = 0
         self.last_at = 0
         self.abandoned: set[Identity] = set()
+        self.arrived: dict[str, Arrived] = {}
+        self.used: set[str] = set()  # keys whose value the handler has been given, or gave up
         self.cancel: CancelRequested | None = None
         self._requested = False
         self._entries: list[Entry | None] = []
@@ -71,6 +84,7 @@ class Cursor:
         self._inside: dict[Identity, list[Any]] = {}
         self._calls: dict[Identity, Call] = {}
         self._waiting: dict[Identity, Call] = {}
+        self._keyed: dict[str, list[Call]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -141,21 +155,22 @@ class Cursor:
         if order and identity in order:
             order.remove(identity)
 
-    def ask(self, identity: Identity) -> Call:
+    def ask(self, identity: Identity, key: str | None = None, reason: Reason = Reason.TIME) -> Call:
         """
-        Register a call.
+        Register a call; with a *key*, one that waits for what comes under it.
 
         Raises:
             JournalMismatchError: Its scope has another call recorded next.
         """
-        call = Call(identity)
+        call = Call(identity, key, reason)
         scope, _, n = identity
         if INSIDE in scope:
             self._recall(call)
             return call
         if identity not in self.abandoned and not isinstance(n, str):
             order = self._order.get(scope)
-            if order:
+            # a wait for what comes from outside may have left no entry of its own
+            if order and (key is None or identity in order):
                 while order and isinstance(order[0][2], str):
                     order.popleft()  # named by the caller: found by name, whatever the order
                 if order and order[0] != identity:
@@ -165,6 +180,11 @@ class Cursor:
         if identity in self._calls:
             raise JournalMismatchError(f"{_named(identity)} was called twice with the same id", asked=_named(identity))
         self._calls[identity] = call
+        if key is not None and identity not in self.abandoned:
+            if key in self.arrived:
+                call.entry, call.state = self.arrived[key], DONE
+                return call
+            self._keyed.setdefault(key, []).append(call)
         self._waiting[identity] = call
         return call
 
@@ -183,17 +203,13 @@ class Cursor:
         call.state = ABANDONED
         self._waiting.pop(call.identity, None)
 
-    def finished(self, call: Call) -> None:
-        """The call is over without the cursor: inside a step, or on the short way of a handler of one scope."""
-        call.state = DONE
-        self._waiting.pop(call.identity, None)
-
-    def advance(self) -> tuple[str, Any]:
+    def advance(self, resting: bool = True) -> tuple[str, Any]:
         """
-        Apply the next entry and tell what it means.
+        Apply the next entry and tell what it means; what came from outside is held before the handler rests.
 
         Returns:
-            ("ready", call): the call's entry is reached, deliver it. ("noted", entry): nothing to wake.
+            ("ready", call): the call's entry is reached, deliver it. ("arrived", calls): the same of any number.
+            ("noted", entry): nothing to wake.
             ("requested", entry), ("cancel", entry), ("ending", entry): for the whole handler; of two cancels the second
             is where it is met. ("held", entry): its call was not asked yet; nothing was applied. ("end", None): the
             journal is applied to its end.
@@ -201,6 +217,8 @@ class Cursor:
         if self.applied == len(self._entries):
             return "end", None
         entry = self._entries[self.applied]
+        if isinstance(entry, Arrived) and not resting:
+            return "held", entry
         if isinstance(entry, _IDENTIFIED) and INSIDE not in entry.scope:
             identity = (entry.scope, entry.name, entry.n)
             call = self._calls.get(identity)
@@ -209,6 +227,8 @@ class Cursor:
             self._take(entry)
             if call is None or call.state == ABANDONED or identity in self.abandoned:
                 return "noted", entry
+            if call.state == DONE and call.key is not None:
+                return "noted", entry  # what it waited for came before its timer
             if isinstance(entry, _ENDS):
                 call.entry, call.state = entry, DONE
                 self._waiting.pop(identity, None)
@@ -218,6 +238,8 @@ class Cursor:
             call.due = entry.due
             return "noted", entry
         self._take(entry)
+        if isinstance(entry, Arrived):
+            return "arrived", self._arrive(entry)
         if isinstance(entry, CancelRequested):
             kind = "cancel" if self._requested else "requested"
             self._requested = True
@@ -225,6 +247,19 @@ class Cursor:
         if isinstance(entry, Compensating):
             return "ending", entry
         return "noted", entry
+
+    def _arrive(self, entry: Arrived) -> list[Call]:
+        self.arrived[entry.key] = entry
+        calls = [c for c in self._keyed.pop(entry.key, ()) if c.state in (ASKED, RUNNING)]
+        for call in calls:
+            call.entry, call.state = entry, DONE
+            self._waiting.pop(call.identity, None)
+        return calls
+
+    def set_aside(self, entry: Arrived) -> None:
+        """What arrived is no good: who asks from now on waits for the next."""
+        if self.arrived.get(entry.key) is entry:
+            del self.arrived[entry.key]
 
     def _take(self, entry: Any) -> None:
         self.applied += 1

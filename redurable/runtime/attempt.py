@@ -27,6 +27,7 @@ from redurable.errors import (
     Fenced,
     IntentFailed,
     JournalMismatchError,
+    PromiseRejected,
     SerialisationError,
     StepFailed,
     StoreError,
@@ -63,7 +64,7 @@ __all__ = ["Attempt"]
 
 StandIn = Callable[..., Coroutine[Any, Any, Any]]
 # another attempt would only meet them again: they are in the journal, in the code or in the payload
-_FINAL = (StepFailed, IntentFailed, UsageError, ConfigurationError, SerialisationError, TerminalError)
+_FINAL = (StepFailed, IntentFailed, PromiseRejected, UsageError, ConfigurationError, SerialisationError, TerminalError)
 
 
 @dataclass(slots=True)
@@ -210,7 +211,7 @@ class Attempt:
         except Exception as error:  # a payload that does not fit, or a dependency that could not be made
             await self.recorder.load()
             return await self._retry_or_fail(error)
-        if lease.entries:
+        if lease.base:
             await self.recorder.load()
         self._cursor.last_at = self._cursor.last_at or lease.started
         self.conductor.begin()
@@ -357,12 +358,12 @@ class Attempt:
             return "lost"  # recovery finds it
         return "released" if word == b"OK" else "lost"
 
-    def _park_soon(self, due: int, retry: bool) -> None:
+    def _park_soon(self, due: int | None, reason: Reason) -> None:
         if not self._parking:
             self._parking = True
-            background(self._park(due, Reason.RETRY if retry else Reason.TIME))
+            background(self._park(due, reason))
 
-    async def _park(self, due: int, reason: Reason) -> None:
+    async def _park(self, due: int | None, reason: Reason) -> None:
         try:
             word = await self.lease.park(len(self._cursor), reason.value, due)
         finally:

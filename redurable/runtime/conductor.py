@@ -19,22 +19,17 @@ from typing import Any
 
 from redurable.clock import now_ms
 from redurable.errors import JournalMismatchError, Suspended
-from redurable.events import emit
 from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity, inside_of
-from redurable.journal.rest import DURABLE, FOREIGN, QUIET_TURNS, SHARED, foreign_wait, more_turns, where
-from redurable.model import Compensating, StepTried, TimerSet
+from redurable.journal.rest import QUIET_TURNS, more_turns
+from redurable.model import Compensating, Reason, StepTried, TimerSet
 from redurable.runtime.cancellation import Cancellation
+from redurable.runtime.early import Early
+from redurable.runtime.parking import Parking
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope
 from redurable.tasks import later, soon
 
 __all__ = ["Conductor"]
-
-SHORT = 1.0  # s; a wait under this stays in the process
-_HOLD = 0.02
-_LONG = 5.0
-_PATIENCE = 30.0  # s that an entry is held for a handler that waits for nothing but what it may share with others
-_LOOK = 0.001  # s until an attempt that waits is first looked at for parking
 
 
 class Conductor:
@@ -44,10 +39,12 @@ class Conductor:
     Args:
         main: The main scope.
         cursor, recorder: The journal and the way into it.
-        on_park: Called with the earliest due time (ms) and whether it is a retry's, when nothing but timers is left.
+        on_park: See `Parking`; called when nothing but durable waits is left.
     """
 
-    def __init__(self, main: Scope, cursor: Cursor, recorder: Recorder, on_park: Callable[[int, bool], None]) -> None:
+    def __init__(
+        self, main: Scope, cursor: Cursor, recorder: Recorder, on_park: Callable[[int | None, Reason], None]
+    ) -> None:
         self.main = main
         self.cursor = cursor
         self.recorder = recorder
@@ -64,17 +61,13 @@ class Conductor:
         self.scopes: set[Scope] = {main}
         self.abandoned: list[Identity] = []  # calls given up since the last record
         self._loop = asyncio.get_running_loop()
-        self._on_park = on_park
-        self._futures: set[asyncio.Future[None]] = set()
-        self._bodies: set[Call] = set()
+        self._parking = Parking(self, on_park)
+        self.futures: set[asyncio.Future[None]] = set()  # of calls that wait
+        self.bodies: set[Call] = set()  # calls at work
         self._pumping = False
         self._quiet = 0
         self._more = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._pause = _LOOK
-        self._held_since: float | None = None
-        self._hold_timer: asyncio.TimerHandle | None = None
-        self._named = False
+        self._early = Early(self)
         self._fast_call: Call | None = None
 
     def begin(self) -> None:
@@ -83,7 +76,7 @@ class Conductor:
             self.branched = True
         while not self.branched and not self.cursor.exhausted:
             before = self.cursor.applied
-            kind, _ = self.cursor.advance()
+            kind, _ = self.cursor.advance(resting=False)
             if kind == "held" or self.cursor.applied == before:
                 break
             if kind == "ending":
@@ -91,8 +84,7 @@ class Conductor:
                 self.branched = True
         self._refresh()
         if not self.cursor.exhausted:
-            # should the handler never ask for anything
-            self._hold_timer = later(self._loop, _HOLD, self._look_again)
+            self._early.look_soon()  # should the handler never ask for anything
 
     def _refresh(self) -> None:
         self.fast = (
@@ -100,7 +92,7 @@ class Conductor:
             and not self.draining
             and self.signal is None
             and self.cancellation.entry is None
-            and not self._futures
+            and not self.futures
             and self.cursor.exhausted
         )
 
@@ -111,18 +103,18 @@ class Conductor:
         if self.over:
             raise Suspended("the attempt is over")
 
-    def ask(self, scope: Scope, identity: Identity) -> Call:
+    def ask(self, scope: Scope, identity: Identity, key: str | None = None, reason: Reason = Reason.TIME) -> Call:
         """Register a call of *scope*; see `Cursor.ask`."""
         self.check()
         if self.draining:
             # it waits for the drain's end and never starts, so the bodies that it is made in cannot end here
-            self._bodies = {b for b in self._bodies if not identity[0].startswith(inside_of(b.identity))}
+            self.bodies = {b for b in self.bodies if not identity[0].startswith(inside_of(b.identity))}
             self._unwind_when_idle()
-            return Call(identity, ABANDONED)
+            return Call(identity, state=ABANDONED)
         self.leave_fast()
         scope.durable = True
         try:
-            return self.cursor.ask(identity)
+            return self.cursor.ask(identity, key, reason)
         except JournalMismatchError as error:
             self.unwind(error)
             raise
@@ -135,7 +127,7 @@ class Conductor:
                 self._fast_call = self.cursor.ask((self.main.path, *self.main.step))
                 self._fast_call.state = RUNNING
                 self._fast_call.finish = True
-                self._bodies.add(self._fast_call)
+                self.bodies.add(self._fast_call)
 
     def still_fast(self) -> bool:
         """Whether nothing has come between since the step began."""
@@ -150,6 +142,8 @@ class Conductor:
     async def wait(self, scope: Scope, call: Call) -> None:
         """Return when the call's entry has been delivered (DONE), or when it may start (RUNNING)."""
         if call.state == DONE:
+            if call.key is not None and not self.branched:
+                self._refresh()
             return
         self.check()
         if call.state == ASKED and INSIDE in call.identity[0]:
@@ -165,9 +159,9 @@ class Conductor:
             raise self.cancellation.error()
         future: asyncio.Future[None] = self._loop.create_future()
         call.future = future
-        self._futures.add(future)
+        self.futures.add(future)
         scope.waiting = True
-        self._pause = _LOOK
+        self._parking.moved()
         try:
             self.kick()
             await future
@@ -179,7 +173,7 @@ class Conductor:
         finally:
             scope.waiting = False
             call.future = None
-            self._futures.discard(future)
+            self.futures.discard(future)
         if call.state == DONE and not self.branched:
             self._refresh()
 
@@ -188,15 +182,37 @@ class Conductor:
         if call.state == ABANDONED:
             return
         self.cursor.give_up(call)
-        self._bodies.discard(call)
+        self.bodies.discard(call)
         if INSIDE not in call.identity[0]:
             self.abandoned.append(call.identity)
         if self.cancellation.pending:
             self.kick()
 
-    def started(self, call: Call) -> None:
-        """A body runs for *call*."""
-        self._bodies.add(call)
+    def write(self, call: Call, entry: Any) -> None:
+        """
+        Append *entry* for a running call whose scope waits all the while; None: nothing is to be started any more.
+
+        Unlike `record` it keeps nobody from hearing, in its place, of what comes from outside meanwhile.
+        """
+        if entry is None:
+            self.bodies.discard(call)
+            if call.state == RUNNING:
+                call.state, call.held = ASKED, True
+                self.kick()
+            return
+        if self.abandoned:
+            entry.abandoned, self.abandoned = self.abandoned, []
+
+        def written(future: asyncio.Future[None]) -> None:
+            if future.exception() is None and not self.over and self.signal is None:
+                if isinstance(entry, TimerSet) and call.state == RUNNING:
+                    call.due, call.state = entry.due, ASKED
+                self.bodies.discard(call)
+                if self.draining:
+                    self._unwind_when_idle()
+                self.kick()
+
+        self.recorder.append(entry).add_done_callback(written, context=Context())
 
     async def record(self, scope: Scope, call: Call, entry: Any) -> None:
         """Append *entry* for a running call; an entry that ends it takes effect at its place, await `wait` for that."""
@@ -208,18 +224,19 @@ class Conductor:
         try:
             await future
         except asyncio.CancelledError:
-            self._bodies.discard(call)
+            self.bodies.discard(call)
             if self.signal is None and not inside:
                 self.give_up(call)
             raise
-        self._bodies.discard(call)
+        self.bodies.discard(call)
         if inside:
             call.entry = entry
         if isinstance(entry, StepTried | TimerSet):
             if isinstance(entry, StepTried):
-                call.tries = entry.tries
+                call.tries, call.reason = entry.tries, Reason.RETRY
             call.due = entry.due
-            call.state = ASKED
+            if call.state == RUNNING:  # else what it waits for has come
+                call.state = ASKED
         elif inside:
             call.state = DONE
         if self.draining:
@@ -236,7 +253,7 @@ class Conductor:
     def departed(self, scope: Scope) -> None:
         """A child task is over."""
         self.scopes.discard(scope)
-        if self._futures or self._timer is not None:
+        if self.futures or self._parking.armed:
             self.kick()
 
     def news(self) -> None:
@@ -251,10 +268,9 @@ class Conductor:
             return
         self.signal = signal
         self.fast = False
-        for timer in (self._timer, self._hold_timer):
-            if timer is not None:
-                timer.cancel()
-        for future in self._futures:
+        self._parking.cancel()
+        self._early.cancel()
+        for future in self.futures:
             if not future.done():
                 future.set_exception(signal)
         running = asyncio.current_task()
@@ -262,7 +278,7 @@ class Conductor:
             task = scope.task
             if task is None or task.done() or task is running or not (scope.durable or scope is self.main):
                 continue
-            if getattr(task, "_fut_waiter", None) not in self._futures:
+            if getattr(task, "_fut_waiter", None) not in self.futures:
                 task.cancel()
         if self.on_unwound is not None:
             self.on_unwound()
@@ -274,7 +290,7 @@ class Conductor:
         self._unwind_when_idle()
 
     def _unwind_when_idle(self) -> None:
-        if not self._bodies and self.recorder.idle:
+        if not self.bodies and self.recorder.idle:
             self.unwind(Suspended("the worker is draining"))
 
     def kick(self) -> None:
@@ -300,7 +316,8 @@ class Conductor:
             return
         if self._quiet == 0:
             # asked at the beginning: what has passed a result on already looks shallow
-            self._more = self._more_turns()
+            tasks = (scope.task for scope in self.scopes if scope.task is not None and not scope.inside)
+            self._more = max((more_turns(task, self.futures) for task in tasks), default=0)
         self._quiet += 1
         if self._quiet < self.quiet_turns + self._more:
             soon(self._loop, self._turn)
@@ -311,20 +328,20 @@ class Conductor:
         else:
             self._pumping = False
 
-    def _more_turns(self) -> int:
-        tasks = (scope.task for scope in self.scopes if scope.task is not None and not scope.inside)
-        return max((more_turns(task, self._futures) for task in tasks), default=0)
-
     def _advance(self) -> bool:
         """Let one thing take effect; whether to look again."""
         kind, what = self.cursor.advance()
         if kind == "noted":
             return True
         if kind != "held":
-            self._held_since = None
+            self._early.over()
         if kind == "ready":
             self._deliver(what)
             return self.branched
+        if kind == "arrived":
+            for call in what:
+                self._deliver(call)
+            return self.branched or not what
         if kind == "requested" and not self.undoing:
             self.cancellation.entry = what
         if kind == "cancel" and not self.undoing:
@@ -336,45 +353,14 @@ class Conductor:
             self.unwind(Suspended("the handler has ended; its compensation runs"))
             return False
         if kind == "held":
-            self._hold(what)
+            self._early.hold(what)
             return False
         return self._at_end()
 
     def _deliver(self, call: Call) -> None:
-        self._bodies.discard(call)
+        self.bodies.discard(call)
         if call.future is not None and not call.future.done():
             call.future.set_result(None)
-
-    def _hold(self, entry: Any) -> None:
-        """The next entry's call has not been asked for: something else must happen first, or the code differs."""
-        now = self._loop.time()
-        self._held_since = self._held_since or now
-        # a call that was given up before waits until the handler gives it up again, by a timer of the process
-        timed = any(s.armed(self._loop.time()) for s in self.scopes)
-        if not self.cursor.unended(timed):
-            kinds = {s: s.waits_for(self._ours()) for s in self.scopes}
-            # what is shared may be held by others for a while: another intent that uses the same semaphore
-            patience = _PATIENCE if SHARED in kinds.values() or timed else 0.0
-            if FOREIGN not in kinds.values() and now - self._held_since >= patience:
-                self.unwind(self.cursor.mismatch(entry))
-                return
-            if now - self._held_since > _LONG and not self._named:
-                self._named, lease = True, self.recorder.lease
-                places = [where(s.task) for s, kind in kinds.items() if s.task is not None and kind != DURABLE]
-                emit("handler.foreign_wait", intent=lease.id, attempt=lease.attempt, where=places, entry=entry.name)
-                if self.main.attempt.spec.strict:
-                    self.unwind(foreign_wait(places))
-                    return
-        if self._hold_timer is None:
-            self._hold_timer = later(self._loop, _HOLD, self._look_again)
-
-    def _look_again(self) -> None:
-        self._hold_timer = None
-        if not self.over and self.signal is None:
-            self.kick()
-
-    def _ours(self) -> set[Any]:
-        return {*self._futures, *(scope.task for scope in self.scopes)}
 
     def _at_end(self) -> bool:
         """The journal is applied to its end: what was asked for may start; else wait for the clock, or park."""
@@ -382,47 +368,28 @@ class Conductor:
             self._announce_cancel()
             return False
         now = now_ms()
-        due: list[tuple[int, Call]] = []
+        due: list[Call] = []
+        held: list[Call] = []
         started = False
         for call in self.cursor.startable():
             if call.future is None or call.future.done():
                 continue
             if call.due is not None and call.due > now:
-                due.append((call.due, call))
-                continue
-            call.state = RUNNING
-            self._bodies.add(call)
-            call.future.set_result(None)
-            started = True
-        if started or not due:
-            return False
-        first = min(at for at, _ in due)
-        wait = (first - now) / 1000
-        if wait >= SHORT:
-            if self._parkable():
-                self._on_park(first, any(call.tries for _, call in due))
-            # whoever asked last has not come to rest yet, or something foreign goes on: look again, ever less often
-            wait = min(wait, self._pause)
-            self._pause = min(self._pause * 2, 1.0)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = later(self._loop, wait, self.kick)
+                due.append(call)
+            elif call.held and call.due is None:
+                held.append(call)
+            else:
+                call.state = RUNNING
+                self.bodies.add(call)
+                call.future.set_result(None)
+                started = True
+        if not started and (due or held):
+            self._parking.consider(due, held)
         return False
-
-    def _parkable(self) -> bool:
-        """Whether nothing is left but durable waits: no body, no record, no foreign wait, no process timer."""
-        if self._bodies or not self.recorder.idle or self.draining or self.main.step is not None:
-            return False
-        clock, ours = self._loop.time(), self._ours()
-        return not any(
-            scope.waits_for(ours) == FOREIGN or scope.armed(clock)
-            for scope in self.scopes
-            if scope.durable or scope is self.main
-        )
 
     def _announce_cancel(self) -> None:
         """Record where the handler meets its cancel; the entry takes effect there as any other does."""
-        entry = self.cancellation.announcement(self._bodies)
+        entry = self.cancellation.announcement(self.bodies)
         if entry is not None:
             self.recorder.append(entry).add_done_callback(self._landed, context=Context())
 

@@ -164,6 +164,7 @@ class Recorder:
             # what was on its way when this was asked may have been answered, and so taken, before it
             for entry in found[len(self.cursor) - start :]:
                 self.cursor.extend(entry)
+            self.lease.base = len(self.cursor) - self.lease.k
         except Exception as error:  # whatever the store says, this attempt cannot go on without its journal
             self._syncing = None
             self._lose(f"STORE_ERROR: {error}")

@@ -140,7 +140,7 @@ async def _read(scope: Scope, session: Session, what: str, name: str | None) -> 
     call = conductor.ask(scope, (place, what, scope.number(what)))
     await conductor.wait(scope, call)
     while call.state == RUNNING:
-        conductor.started(call)
+        conductor.bodies.add(call)
         call.finish = True  # it takes no longer than a record does
         try:
             data = await _found(session, name)

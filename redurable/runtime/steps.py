@@ -151,7 +151,7 @@ async def _tried(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: An
     conductor = scope.attempt.conductor
     while call.state == RUNNING:
         entry: Any
-        conductor.started(call)
+        conductor.bodies.add(call)
         try:
             entry = succeeded(spec, scope, call, await _body(spec, scope, call, args, kwargs))
         except Exception as error:
@@ -178,7 +178,7 @@ def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any
     loop = scope.attempt.loop
     while call.state == RUNNING:
         entry: Any
-        scope.attempt.conductor.started(call)
+        scope.attempt.conductor.bodies.add(call)
         before = _enter(spec, scope, call)
         try:
             if spec.name in scope.attempt.stand_ins:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from redurable.errors import JournalMismatchError, StepFailed
 from redurable.events import emit
+from redurable.model import Reason
 from redurable.runtime.conductor import Conductor
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.spec import StepSpec
@@ -26,7 +27,7 @@ __all__ = ["undo"]
 COMPENSATE_FOR = 600.0  # s
 
 
-async def undo(attempt: Attempt, on_park: Callable[[int, bool], None]) -> None:
+async def undo(attempt: Attempt, on_park: Callable[[int | None, Reason], None]) -> None:
     """Run the undo work of *attempt*, by a conductor of its own; return when it is done, or unwound."""
     scope = Scope(attempt, "compensate")
     scope.task = None

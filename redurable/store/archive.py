@@ -60,9 +60,10 @@ async def export(store: Store, intent: str) -> dict[str, Any]:
         body = mux.command("GET", keys.envelope(intent))
         long = mux.command("GET", keys.outcome(intent))
         cursors = mux.command("HGETALL", keys.checkpoint(intent))
+        arrivals = mux.command("HGETALL", keys.arrivals(intent))
         removal = mux.command("ZSCORE", keys.done if head["status"] == b"COMPLETED" else keys.failed, intent)
         journal = await journal_of(store, intent)
-        flat, score, data = await cursors, await removal, await body
+        flat, brought, score, data = await cursors, await arrivals, await removal, await body
         outcome = await long or short or b""
         after = await _head(store, intent)
         if after == head | ({} if short is None else {"outcome": short}):
@@ -73,6 +74,7 @@ async def export(store: Store, intent: str) -> dict[str, Any]:
                 journal=journal,
                 outcome=outcome,
                 cursors={n.decode(): v for n, v in zip(flat[::2], flat[1::2], strict=True)},
+                arrivals={n.decode(): v for n, v in zip(brought[::2], brought[1::2], strict=True)},
                 lane=texts.get("at", "").split("/", 1)[0] if texts["status"] == "SUBMITTED" else "",
                 keep=None if score is None else int(float(score)),
             )
@@ -111,13 +113,15 @@ async def import_record(store: Store, record: Any) -> bool:
     keep = max(parts.keep or 0, now_ms() + _KEPT_AT_LEAST)
     fields = [word for pair in parts.head.items() for word in pair]
     kept = [word for pair in parts.cursors.items() for word in pair]
+    brought = [word for pair in parts.arrivals.items() for word in pair]
     word = await store.mux.call(
         _import,
         keys.partition,
         (keys.head(intent), keys.envelope(intent), keys.journal(intent), keys.outcome(intent),
-         keys.checkpoint(intent), view, keys.timers, keys.stream(queue, lane), keys.streams),
+         keys.checkpoint(intent), keys.arrivals(intent), view, keys.timers, keys.stream(queue, lane), keys.streams),
         (intent, token_of(record), parts.body, status.value, lane, parts.outcome, keep,
-         len(fields), *fields, len(parts.journal), *parts.journal, len(kept), *kept),
+         len(fields), *fields, len(parts.journal), *parts.journal, len(kept), *kept,
+         len(brought), *brought),
     )  # fmt: skip
     if word == b"CONFLICT" and token_of(await export(store, intent)) != token_of(record):
         raise WrongState(
@@ -160,7 +164,7 @@ async def delete(store: Store, intent: str) -> None:
     status = (await _head(store, intent))["status"].decode()
     places = (
         keys.head(intent), keys.envelope(intent), keys.journal(intent), keys.outcome(intent),
-        keys.checkpoint(intent), keys.done, keys.failed,
+        keys.checkpoint(intent), keys.arrivals(intent), keys.done, keys.failed,
     )  # fmt: skip
     if await store.mux.call(_delete, keys.partition, places, (intent,)) == b"WRONG_STATE":
         raise WrongState(f"intent {intent} is {status}; only finished ones are deleted", hint="cancel it first")

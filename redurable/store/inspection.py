@@ -14,6 +14,7 @@ import msgspec
 
 from redurable.errors import NotFound, StoreError
 from redurable.model import (
+    Arrived,
     AttemptFailed,
     CancelRequested,
     Compensating,
@@ -101,6 +102,8 @@ def failures_of(entries: Iterable[bytes]) -> list[int]:
         elif scope is not None:
             last[scope] = seq
     for seq, entry in live:
+        if isinstance(entry, Arrived) and entry.error is not None and max(last.values(), default=0) <= seq < begun:
+            voided.add(seq)
         if isinstance(entry, StepFailedEntry) and seq < begun:
             above = (at for scope, at in last.items() if scope == "" or f"{entry.scope}/".startswith(f"{scope}/"))
             if max(above, default=0) <= seq:

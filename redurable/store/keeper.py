@@ -37,12 +37,12 @@ class Pending:
 
 
 def renewal(leases: list[Lease], worker: str) -> tuple[Any, ...]:
-    """Return the EVALSHA words that renew *leases* (of one partition) in one call; answers OK or LOST each."""
+    """Return the EVALSHA words that renew *leases* (of one partition) in one call; answers OK, NEWS or LOST each."""
     keys: list[Any] = []
     args: list[Any] = []
     for lease in leases:
         keys += (lease.head, lease.stream)
-        args += (lease.fence, lease.entry, worker)
+        args += (lease.fence, lease.entry, worker, lease.base)
     return ("EVALSHA", _renew.sha, len(keys), *keys, "", *args)
 
 
@@ -50,6 +50,7 @@ class Keeper:
     """What the worker *worker* does to one partition of *store*."""
 
     def __init__(self, store: Store, partition: int, worker: str) -> None:
+        self._store = store
         self._mux = store.mux
         self._store = store
         self.keys: Keys = store.keys[partition]
@@ -73,7 +74,7 @@ class Keeper:
             (self.keys.workers, *streams),
             (self.worker, number, count, self.keys.prefix, claimed, len(limits), *limits, len(given), *given),
         )
-        return [Lease(self._mux, self.keys, streams, row) for row in reply]
+        return [Lease(self._store, self.keys, streams, row) for row in reply]
 
     async def all_streams(self) -> list[str]:
         """Return every stream ever made in the partition."""
@@ -198,7 +199,7 @@ class Keeper:
         keys = self.keys
         places = (
             keys.head(intent), keys.envelope(intent), keys.journal(intent), keys.outcome(intent),
-            keys.checkpoint(intent), view,
+            keys.checkpoint(intent), keys.arrivals(intent), view,
         )  # fmt: skip
         return self._call(_sweep, places, (intent,))
 

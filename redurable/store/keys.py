@@ -5,7 +5,7 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 
 | key | type | holds | lifetime |
 |---|---|---|---|
-| `ns:meta` | hash | format version, partition count | the namespace's |
+| `ns:meta` | hash | format version, partition count, secret of tokens | the namespace's |
 | `ns:{p}:qs` | set | every stream ever made in the partition | the partition's |
 | `ns:{p}:w` | hash | workers; `<worker>#` is a worker's last claim number | until the worker is reaped |
 | `ns:{p}:q:<queue>:<priority>` | stream | fresh intents | the queue's |
@@ -13,10 +13,13 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:{p}:i:<id>` | hash | the head | the intent's retention |
 | `ns:{p}:p:<id>` | string | the envelope | as the head |
 | `ns:{p}:j:<id>` | list | the journal | as the head |
+| `ns:{p}:d:<id>` | hash | what came from outside, or may: see `store.arrivals` | as the head |
 | `ns:{p}:k:<id>` | hash | cursors of unfinished long steps (`checkpoint`) | until the intent ends |
 | `ns:{p}:o:<id>` | string | the outcome, if it is more than 60 bytes (else in the head) | as the head |
 | `ns:{p}:s:<queue>:<key>` | zset | the line: id -> 0 (it holds the session) or its place | until its last intent ends |
 | `ns:{p}:v:<queue>:<key>` | hash | a session's state; field '' = ms that it is kept without intents | that time |
+| `ns:{p}:forms` | hash | JSON Schemas of what promises take, by digest | the partition's |
+| `ns:{p}:x:asked` | zset | `<id>/<key>` of what waits for people -> since when (ms) | until answered or ended |
 | `ns:{p}:t` | zset | id -> min(deadline, start, wake) in ms | until due or ended |
 | `ns:{p}:x:done`, `x:failed` | zset | id -> time of removal in ms | until removed |
 
@@ -65,9 +68,9 @@ class Keys:
     """The keys of one partition of one namespace."""
 
     __slots__ = (
-        "checkpoints", "done", "envelope_prefix", "failed", "head_prefix", "journal_prefix",
-        "line_prefix", "namespace", "outcome_prefix", "partition", "prefix", "state_prefix", "streams", "timers",
-        "workers",
+        "arrivals_prefix", "asked", "checkpoints", "done", "envelope_prefix", "failed", "forms", "head_prefix",
+        "journal_prefix", "line_prefix", "namespace", "outcome_prefix", "partition", "prefix", "state_prefix",
+        "streams", "timers", "workers",
     )  # fmt: skip
 
     def __init__(self, namespace: str, partition: int) -> None:
@@ -79,10 +82,13 @@ class Keys:
         self.timers = prefix + "t"
         self.done = prefix + "x:done"
         self.failed = prefix + "x:failed"
+        self.asked = prefix + "x:asked"
+        self.forms = prefix + "forms"
         self.head_prefix = prefix + "i:"
         self.envelope_prefix = prefix + "p:"
         self.journal_prefix = prefix + "j:"
         self.outcome_prefix = prefix + "o:"
+        self.arrivals_prefix = prefix + "d:"
         self.checkpoints = prefix + "k:"
         self.line_prefix = prefix + "s:"
         self.state_prefix = prefix + "v:"
@@ -102,6 +108,10 @@ class Keys:
     def outcome(self, intent: str) -> str:
         """String: the outcome."""
         return self.outcome_prefix + intent
+
+    def arrivals(self, intent: str) -> str:
+        """Hash: what came from outside, or is waited for."""
+        return self.arrivals_prefix + intent
 
     def checkpoint(self, intent: str) -> str:
         """Hash: cursors of unfinished long steps."""

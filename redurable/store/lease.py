@@ -13,10 +13,12 @@ import contextlib
 from typing import Any
 
 from redurable.errors import StoreError
+from redurable.store.asking import Asking
 from redurable.store.keys import SOLO, UNPINNED, Keys
-from redurable.store.multiplexer import Multiplexer, Sink
+from redurable.store.multiplexer import Sink
 from redurable.store.scripts import load
 from redurable.store.session import Session
+from redurable.store.store import Store
 
 __all__ = ["Lease", "sit"]
 
@@ -27,17 +29,18 @@ _park_holder, _settle_holder = load("park", session=True), load("settle", sessio
 Word = asyncio.Future[Any]
 
 
-class Lease:
+class Lease(Asking):
     """One claimed intent, as `claim` answered it."""
 
     __slots__ = (
         "_head", "_journal", "_keys", "_mux", "_stream", "attempt", "base", "body", "created", "deadline",
-        "entries", "entry", "fence", "id", "k", "lane", "queue", "session", "started", "stream_index",
+        "entries", "entry", "fence", "id", "k", "lane", "queue", "session", "started", "store", "stream_index",
     )  # fmt: skip
 
-    def __init__(self, mux: Multiplexer, keys: Keys, streams: list[str], reply: list[Any]) -> None:
+    def __init__(self, store: Store, keys: Keys, streams: list[str], reply: list[Any]) -> None:
         intent, index, entry, fence, attempt, created, started, deadline, base, body, entries = reply
-        self._mux = mux
+        self.store = store
+        self._mux = store.mux
         self._keys = keys
         self._stream: str = streams[index - 1]
         self.stream_index = index

@@ -71,6 +71,7 @@ class Store:
         self.mux = Multiplexer(self.topology, scripts, patience=patience, on_connect=on_connect)
         self._wanted = partitions
         self.keys: list[Keys] = []
+        self.secret = ""  # what tokens of promises are signed with
 
     async def start(self) -> None:
         """
@@ -82,11 +83,12 @@ class Store:
         """
         await self.mux.start()
         meta = meta_key(self.namespace)
-        found = await self.mux.command("HMGET", meta, "format", "partitions")
-        if None in found:  # only then a write: a full server must not keep workers from draining it
+        wanted = ("HMGET", meta, "format", "partitions", "secret")
+        found = await self.mux.command(*wanted)
+        if None in found[:2]:  # only then a write: a full server must not keep workers from draining it
             await self.mux.command("HSETNX", meta, "partitions", self._wanted)
             await self.mux.command("HSETNX", meta, "format", FORMAT)
-            found = await self.mux.command("HMGET", meta, "format", "partitions")
+            found = await self.mux.command(*wanted)
         if int(found[0]) > FORMAT:
             raise ConfigurationError(
                 f"namespace {self.namespace!r} was made by a newer redurable "
@@ -94,9 +96,13 @@ class Store:
                 code="NAMESPACE_TOO_NEW",
                 hint="upgrade redurable, or choose another --namespace",
             )
+        if found[2] is None:
+            await self.mux.command("HSETNX", meta, "secret", f"1:{secrets.token_hex(32)}")
+            found = await self.mux.command(*wanted)
         # a user without rights to channels would have every script end half way, when it tells its news
         await self.mux.command("PUBLISH", f"{self.namespace}:r:", "")
         self.keys = [Keys(self.namespace, p) for p in range(int(found[1]))]
+        self.secret = found[2].decode()
 
     async def close(self) -> None:
         """Drop the connection."""

@@ -61,6 +61,7 @@ LEVELS: dict[str, int] = {
     "recovery.failed": _WARNING,
     "renewal.failed": _WARNING,
     "server.doubtful": _WARNING,
+    "promise.refused": _WARNING,
     "step.code_changed": _WARNING,
     "step.failed": _WARNING,  # ERROR when nothing follows
     "step.started": _DEBUG,

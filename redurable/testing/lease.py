@@ -59,6 +59,10 @@ def _goes_on(entry: Entry) -> bool:
     return isinstance(entry, StepTried | TimerSet)
 
 
+class _Secret:
+    secret = "0:" + "00" * 32
+
+
 class MemoryLease:
     """`redurable.store.lease.Lease` on a `MemoryIntent`; *on_hint* is called at news, *on_cut* when a kill comes."""
 
@@ -77,6 +81,7 @@ class MemoryLease:
         self.body: bytes | None = None
         self.entries: list[bytes] = list(intent.journal)
         self.k = 0
+        self.store = _Secret()  # tokens are signed, alike on every run, and open nothing
         self.session: Session | None = None
         self.dead = False
         self.on_hint: Callable[[], None] | None = None
@@ -193,6 +198,16 @@ class MemoryLease:
     def retry(self, seen: int, delay_ms: int, failure: bytes) -> Any:
         """See `Lease.retry`."""
         return self._call("retry", self.k, seen, delay_ms, failure)
+
+    def declare(
+        self, key: str, seen: int, about: bytes = b"", form: str = "", schema: bytes = b"", since: int | None = None
+    ) -> Any:
+        """See `Lease.declare`."""
+        return self._call("declare", key, seen)
+
+    def withdraw(self, key: str) -> Any:
+        """See `Lease.withdraw`."""
+        return self._call("withdraw", key)
 
     def release(self) -> Any:
         """See `Lease.release`."""

@@ -1,6 +1,6 @@
 """
 The store's side of one intent, in memory: an exact port of the owner's scripts (claim, record, park, retry, release,
-settle, checkpoint, note) and of those that come from outside (interrupt, redrive, fire).
+settle, checkpoint, note, declare, withdraw) and of those that come from outside (interrupt, resolve, redrive, fire).
 """
 
 from __future__ import annotations
@@ -9,8 +9,21 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from redurable.ids import new_id
-from redurable.model import CancelRequested, Claimed, Entry, Outcome, Reopened, Status, decode_entry, encode_entry
+from redurable.model import (
+    CancelRequested,
+    Claimed,
+    Entry,
+    ErrorInfo,
+    Outcome,
+    Reopened,
+    Status,
+    decode_entry,
+    encode_entry,
+)
+from redurable.store.arrivals import arrival
 from redurable.store.inspection import failures_of, unpack_outcome
 from redurable.store.store import failure_of
 from redurable.testing.clock import Clock
@@ -51,6 +64,8 @@ class MemoryIntent:
         if start is not None:
             self.head |= {"status": "CREATED", "wake": start}
         self.cursors: dict[str, bytes] = {}
+        self.arrivals: dict[str, Any] = {}  # key -> "?", "-", or (seq, what came)
+        self.on_ask: Callable[[str], None] | None = None  # told of every promise that is waited for
         self.outcome: Outcome | None = None
         self.holder: MemoryLease | None = None
         self.kill: Kill | None = None
@@ -74,7 +89,7 @@ class MemoryIntent:
         head["attempt"] = head.get("attempt", 0) + 1
         head.setdefault("started", us // 1000)
         head["base"] = 0
-        if head["attempt"] > 1:
+        if head["attempt"] > 1 or self.journal:
             python = ".".join(platform.python_version_tuple()[:2])
             self.journal.append(encode_entry(Claimed(worker, python, str(head["attempt"]), str(epoch))))
             head["base"] = len(self.journal)
@@ -104,6 +119,27 @@ class MemoryIntent:
             head["status"] = "SUBMITTED"
         return "REQUESTED"
 
+    def resolve(self, key: str, value: Any = None, error: ErrorInfo | None = None) -> str:
+        """Bring a promise its value, or its rejection."""
+        old, head = self.arrivals.get(key), self.head
+        if isinstance(old, tuple):
+            return "OK" if old[1] == (value, error) else "ALREADY_RESOLVED"
+        if old == "-":
+            return "WITHDRAWN"
+        if head["status"] in FINAL:
+            return str(head["status"])
+        entry = arrival(key, encode_entry(value), error)
+        self.journal.append(encode_entry(msgspec.structs.replace(entry, at=self.clock.now_ms())))
+        self.arrivals[key] = (len(self.journal), (value, error))
+        if head["status"] == "IN_PROGRESS":
+            head["base"] += 1
+            if self.holder is not None:
+                self.holder.hint()
+        elif head["status"] == "WAITING" and old == "?" and head["reason"] != "RETRY":
+            head.pop("wake", None)
+            head["status"] = "SUBMITTED"
+        return "OK"
+
     def redrive(self) -> None:
         """An operator's retry."""
         assert self.status in FINAL, self.status
@@ -117,7 +153,7 @@ class MemoryIntent:
     def fire(self) -> None:
         """Let the timer it waits for become due, and wake it."""
         assert self.status in ("CREATED", "WAITING"), self.status
-        self.clock.reach(self.head.pop("wake"))
+        self.clock.reach(self.head.pop("wake") or 0)
         self.head["status"] = "SUBMITTED"
 
     def lose(self) -> None:
@@ -220,6 +256,25 @@ class MemoryIntent:
         if no:
             return no
         self.head[name] = value
+        return b"OK"
+
+    def _declare(self, fence: str, key: str, seen: int) -> bytes:
+        no = self._refused(fence)
+        if no:
+            return no
+        old = self.arrivals.get(key)
+        if not isinstance(old, tuple) or old[0] <= seen:
+            self.arrivals[key] = "?"
+            if self.on_ask is not None:
+                self.on_ask(key)
+        return b"OK"
+
+    def _withdraw(self, fence: str, key: str) -> bytes:
+        no = self._refused(fence)
+        if no:
+            return no
+        if not isinstance(self.arrivals.get(key), tuple):
+            self.arrivals[key] = "-"
         return b"OK"
 
     def _read(self, fence: str, start: int) -> list[bytes]:

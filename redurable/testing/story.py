@@ -179,7 +179,14 @@ class _Story:
         clock = intent.clock
         while intent.status not in FINAL:
             first = self._interrupts[0][0] if self._interrupts else None
-            if first is not None and first <= (clock.now_ms() if intent.status == "SUBMITTED" else intent.head["wake"]):
+            due = clock.now_ms() if intent.status == "SUBMITTED" else intent.head["wake"]
+            if due is None and first is None:
+                asked = ", ".join(sorted(key for key, state in intent.arrivals.items() if state == "?"))
+                raise UsageError(
+                    f"{self.spec.name} waits for what nobody brings: {asked}", code="STUCK",
+                    hint="test it on a real server, and resolve the promise by a Client",
+                )  # fmt: skip
+            if first is not None and (due is None or first <= due):
                 clock.reach(first)
                 intent.interrupt(self._interrupts.pop(0)[1])
             elif intent.status != "SUBMITTED":

@@ -90,8 +90,12 @@ class Renewer:
         for held in by_partition.values():
             words = self._vigil.renew([a.lease for a in held])
             for attempt, word in zip(held, words, strict=True):
-                if word == b"LOST" and not attempt.conductor.over:
+                if attempt.conductor.over:
+                    continue
+                if word == b"LOST":
                     self._loop.call_soon_threadsafe(self._deny, attempt)
+                elif word == b"NEWS":  # the hint was lost, or is on its way
+                    self._loop.call_soon_threadsafe(attempt.hint)
         emit("leases.renewed", worker=worker.id, count=len(worker.attempts))
 
     def _deny(self, attempt: Attempt) -> None:

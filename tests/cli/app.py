@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from redurable import Retry, handler, sleep, step
+from redurable import Retry, handler, promise, sleep, step
 
 log = logging.getLogger("tests.app")
 slog = structlog.get_logger("tests.app")
@@ -78,6 +78,11 @@ async def charge(secret: str) -> str:
 @handler(queue="charge", retry=Retry(attempts=2, first=0))
 async def pay(secret: str, card: Card) -> list[str]:
     return [await charge(f"fine {secret}"), await charge(secret)]
+
+
+@handler(queue="ask")
+async def ask(payload: Any) -> bool:
+    return await promise("approved", bool)
 
 
 async def plain(payload: Any) -> Any:

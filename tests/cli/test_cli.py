@@ -67,7 +67,7 @@ def test_a_delayed_intent_is_created_and_says_when_it_starts(cli: Cli) -> None:
 def test_send_remarks_on_a_queue_that_nobody_serves(cli: Cli, worker: Running) -> None:
     said = cli("send", "summ", "[1]")
     assert said.code == 0
-    assert "no worker serves queue 'summ' now (served now: charge, forgetful, fragile, nap, sum)" in said.err
+    assert "no worker serves queue 'summ' now (served now: ask, charge, forgetful, fragile, nap, sum)" in said.err
 
 
 def test_send_to_a_function_checks_the_payload_first(cli: Cli, worker: Running) -> None:
@@ -182,6 +182,24 @@ def test_retry_continues_with_the_steps_that_were_done(cli: Cli, worker: Running
 # --- the rest ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_promise_is_resolved_and_who_did_it_is_in_the_history(cli: Cli, worker: Running) -> None:
+    intent = cli("send", "ask").out.strip()
+    while cli("intents", "get", intent, "--json").json["reason"] != "PROMISE":
+        time.sleep(0.02)
+    said = cli("intents", "resolve", intent, "approved", "maybe")
+    assert (said.code, "BAD_ARGUMENT" in said.err) == (2, True)
+    said = cli("intents", "resolve", intent, "approved", '"maybe"')
+    assert (said.code, "TYPE_MISMATCH" in said.err) == (2, True)
+    said = cli("intents", "resolve", intent, "approved", "true", "--by", "ann", "--json")
+    assert said.json == {"id": intent, "name": "approved", "index": 0, "answer": "RESOLVED"}
+    assert cli("intents", "watch", intent).code == 0
+    (arrived,) = [e for e in cli("intents", "history", intent, "--json").json if e["kind"] == "arrived"]
+    assert arrived["detail"] == {"key": "approved#0", "status": "COMPLETED", "error": None, "by": "ann"}
+    assert "approved#0" in cli("intents", "history", intent, "--values").out
+    said = cli("intents", "reject", intent, "approved", "too late")
+    assert (said.code, "ALREADY_RESOLVED" in said.err) == (1, True)
+
+
 def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> None:
     done(cli, "sum", "[1]")
     queues = {q["name"]: q for q in cli("queues", "--json").json}
@@ -193,7 +211,7 @@ def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> Non
         "QUEUE", "QUEUED", "RUNNING", "DELAYED", "WAITING", "UNKNOWN", "SUSPECTS", "OLDEST", "WORKERS"
     ]  # fmt: skip
     (found,) = [w for w in cli("workers", "--json").json if w["alive"]]
-    assert set(found["queues"]) == {"charge", "forgetful", "fragile", "nap", "sum"}
+    assert set(found["queues"]) == {"ask", "charge", "forgetful", "fragile", "nap", "sum"}
     assert {"id", "host", "pid", "running", "concurrency", "started", "renewed", "python", "release"} < set(found)
     assert any(found["id"] in line and "yes" in line for line in cli("workers").out.splitlines())
 
@@ -263,7 +281,7 @@ def test_version_is_that_of_the_package(cli: Cli) -> None:
     "words",
     [
         [], ["worker"], ["dev"], ["send"], ["queues"], ["workers"], ["version"], ["intents"],
-        *(["intents", verb] for verb in ("get", "list", "history", "watch", "cancel", "retry")),
+        *(["intents", verb] for verb in ("get", "list", "history", "watch", "cancel", "retry", "resolve", "reject")),
     ],
     ids=" ".join,
 )  # fmt: skip

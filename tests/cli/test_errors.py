@@ -235,6 +235,14 @@ def test_an_unknown_id(cli: Cli, verb: str) -> None:
         refused(cli("intents", verb, wrong), "INTENT_NOT_FOUND", "not an intent id", exit_code=1)
 
 
+@pytest.mark.parametrize("verb", ["resolve", "reject"])
+def test_an_unknown_promise(cli: Cli, verb: str) -> None:
+    unknown = "0192f0c1-2345-7000-8abc-0123456789ab"
+    refused(cli("intents", verb, unknown, "approved", "1"), "INTENT_NOT_FOUND", unknown, exit_code=1)
+    refused(cli("intents", verb, unknown, "a#b", "1"), "BAD_ARGUMENT", "a promise's name", exit_code=2)
+    assert cli("intents", verb, unknown, "approved", "1", "--index", "-1").code == 2
+
+
 def test_an_unknown_queue_names_the_known_ones(cli: Cli) -> None:
     cli("send", "unserved", "1")
     refused(cli("intents", "list", "--queue", "nope"), "QUEUE_NOT_FOUND", "'nope'", "unserved", exit_code=1)

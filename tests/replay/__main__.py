@@ -25,6 +25,9 @@ async def _write(world: World, name: str, program: Program, file: Path) -> None:
         await world.until(intent, Status.FAILED)
         FAULTS.clear()
         await world.client.retry(intent)
+    if name == "told":
+        await world.client.resolve(intent, "count", 7)
+        await world.client.reject(intent, "refused", "no", by="ann")
     if name == "canceled":
         await world.until(intent, Status.WAITING)
         await world.client.cancel(intent, "no bread today")

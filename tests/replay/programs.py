@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from redurable import (
+    PromiseRejected,
     Retry,
     StepFailed,
     checkpoint,
@@ -22,6 +23,8 @@ from redurable import (
     handler,
     last_checkpoint,
     now,
+    promise,
+    race,
     random,
     run,
     sleep,
@@ -233,6 +236,20 @@ def plain(names: list[str]) -> list[Any]:
     return [weights, weigh("the last")]
 
 
+@handler(queue="told")
+async def told(payload: None) -> list[Any]:
+    """A promise that was resolved, one that was rejected, one that was too late and lost a race."""
+    found: list[Any] = [await promise("count", int)]
+    try:
+        await promise("refused")
+    except PromiseRejected as error:
+        found.append([error.name, error.reason, error.by])
+    won = await race(answer=promise("answer").wait(3600), oven=bake("bun"))
+    found.append([won.name, won.value.name])
+    await pause()
+    return [*found, (await bake("last")).name]
+
+
 @dataclass(frozen=True)
 class Program:
     """
@@ -285,5 +302,9 @@ PROGRAMS: dict[str, Program] = {
             ("CancelRequested", "Compensating", "StepTried"), ("refund",),
         ),
         Program(plain, ["a", "bc"], "COMPLETED", [[1, 2], 8], ("weigh the last",), ("StepDone", "TimerFired")),
+        Program(
+            told, None, "COMPLETED", [7, ["refused", "no", "ann"], ["oven", "bun"], "last"], ("bake last",),
+            ("Arrived", "TimerSet", "StepDone"),
+        ),
     )
 }  # fmt: skip

@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 from hypothesis import strategies as st
 
-from redurable import Retry, StepFailed, sleep, step
+from redurable import Promise, Retry, StepFailed, promise, race, sleep, step
 from redurable.runtime.scope import scope_var
 
 __all__ = ["Node", "Play", "programs"]
@@ -238,6 +239,24 @@ class Play:
         await sleep(delay)
         return self._seen(at, delay)
 
+    def _promise(self, at: str) -> Promise[str]:
+        return promise("answer", str, index=zlib.crc32(at.encode()))
+
+    async def _ask(self, at: str, limit: float | None = None) -> Any:
+        """Wait for somebody outside, who answers when he likes; see `Stage`."""
+        scope = scope_var.get()
+        assert scope is not None
+        if scope.inside:
+            return await self.run(("step", "plain"), at)
+        try:
+            return self._seen(at, await self._promise(at).wait(limit))
+        except TimeoutError:
+            return self._seen(at, "late")
+
+    async def _contest(self, at: str, *nodes: Node) -> Any:
+        won = await race(**{f"c{i}": self.run(node, f"{at}.{i}") for i, node in enumerate(nodes)})
+        return [won.name, won.value]
+
     # --- branches
 
     def _tasks(self, at: str, nodes: tuple[Node, ...]) -> list[asyncio.Task[Any]]:
@@ -418,6 +437,7 @@ class Play:
 _STEP = st.tuples(st.just("step"), st.sampled_from(["plain", "plain", "other", "shaky", "broken", "named"]))
 _SLOW = st.tuples(st.just("step"), st.sampled_from(["threaded", "limited", "unlimited"]))
 _SLEEP = st.tuples(st.just("sleep"), st.just(0.001))
+_ASK = st.one_of(st.just(("ask",)), st.just(("ask", 0.002)), st.just(("ask", 0.03)))
 _NAP = st.tuples(st.just("sleep"), st.just(0.03))  # longer than what stays in the process, see `Stage`
 
 
@@ -435,7 +455,7 @@ def programs(draw: st.DrawFn, depth: int = 3, mode: str = "calm") -> Node:
     """Draw a program; see the module for its modes."""
     calm = mode == "calm"
     if depth == 0:
-        leaves = [_STEP, _STEP, _STEP, _SLOW, _SLEEP]
+        leaves = [_STEP, _STEP, _STEP, _SLOW, _SLEEP, _ASK]
         if calm:
             leaves += [_kind("late"), _kind("late_child")]
         return draw(st.one_of(leaves))
@@ -444,7 +464,7 @@ def programs(draw: st.DrawFn, depth: int = 3, mode: str = "calm") -> Node:
     kinds = [
         _STEP, _kind("seq", some=same), _kind("branch", same, same), _kind("loop", same), _kind("caught", less),
         _kind("gather", some=same), _kind("group", some=less), _kind("anyio", st.booleans(), some=less),
-        _kind("race", some=less), _kind("race", some=less), _kind("sema", size, some=same),
+        _kind("race", some=less), _kind("contest", some=less), _kind("sema", size, some=same),
         _kind("queue", size, some=same), _kind("event", same, some=same), _kind("completed", st.just(calm), some=same),
         _kind("shield", same), _kind("deep", st.integers(1, 7), same), _kind("timeout", same),
         _kind("wait_for", same), _kind("lazy", same),

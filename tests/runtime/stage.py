@@ -13,12 +13,13 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
+from contextvars import Context
 from typing import Any
 from unittest import mock
 
 from redurable.journal.cursor import INSIDE, Identity, inside_of
-from redurable.model import AttemptFailed, Claimed, Entry, StepDone, StepFailedEntry, TimerFired
-from redurable.runtime import conductor
+from redurable.model import Arrived, AttemptFailed, Claimed, Entry, StepDone, StepFailedEntry, TimerFired
+from redurable.runtime import parking
 from tests.runtime.programs import Node, Play
 from tests.support.harness import Bench, Kill, drive
 
@@ -59,9 +60,29 @@ class Stage:
 
         self.bench = Bench(handle, seed=seed, quiet_turns=quiet_turns)
         self.play.log, self.play.see = self.bench.log, self.bench.see
+        self.bench.intent.on_ask = self._asked
         self.bench.intent.journal += journal
         if journal:
             self.bench.intent.head["attempt"] = 1
+
+    def _asked(self, key: str) -> None:
+        """Somebody outside is asked: he answers soon, or when the intent may have been put down."""
+        self._answer(key, self.play.chance.choice((0, 5, 20, 40, 400)))
+
+    def _answer(self, key: str, turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(self._answer, key, turns - 1, context=Context())
+        else:
+            self.bench.intent.resolve(key, f"{key}={self.play.chance.getrandbits(30)}")
+
+    def _wake(self) -> None:
+        """Let something happen that the intent waits for."""
+        intent = self.bench.intent
+        asked = [key for key, state in intent.arrivals.items() if state == "?"]
+        if asked and (intent.head.get("wake") is None or self.play.chance.random() < 0.5):
+            self._answer(self.play.chance.choice(asked), 0)
+        if intent.status == "WAITING":
+            intent.fire()
 
     @property
     def journal(self) -> list[bytes]:
@@ -79,7 +100,7 @@ class Stage:
         before, ran = list(bench.intent.entries), len(bench.ran)
         earlier = self.seen if bench.seen else []
         if bench.status == "WAITING":
-            bench.intent.fire()
+            self._wake()
         work = asyncio.ensure_future(bench.attempt(kill))
         done, _ = await asyncio.wait([work], timeout=HANGS)
         if not done:
@@ -128,9 +149,12 @@ async def from_prefix(stage: Stage, kept: int, seed: int) -> None:
     entries = stage.bench.intent.entries
     # an entry takes effect, or its call had been given up: what is seen is a subsequence of what was recorded
     ended = sum(
-        isinstance(e, StepDone | StepFailedEntry | TimerFired) and INSIDE not in e.scope for e in entries[:kept]
+        isinstance(e, StepDone | StepFailedEntry | TimerFired | Arrived) and INSIDE not in getattr(e, "scope", "")
+        for e in entries[:kept]
     )
-    lost = len([e for e in entries if isinstance(e, StepDone | StepFailedEntry | TimerFired)]) - len(stage.seen)
+    lost = len([e for e in entries if isinstance(e, StepDone | StepFailedEntry | TimerFired | Arrived)]) - len(
+        stage.seen
+    )
     await again.finish()
     sure = max(0, ended - lost)
     assert again.seen[:sure] == stage.seen[:sure], f"saw {again.seen}, before that {stage.seen}"
@@ -148,7 +172,7 @@ async def killed(stage: Stage, kills: Iterable[Kill]) -> None:
 
 @contextlib.contextmanager
 def _parks_early() -> Iterator[None]:
-    with mock.patch.object(conductor, "SHORT", PARKS):
+    with mock.patch.object(parking, "SHORT", PARKS):
         yield
 
 

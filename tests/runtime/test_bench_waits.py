@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from redurable import Retry, step
-from redurable.runtime import conductor
+from redurable.runtime import early
 from tests.support.harness import LOOPS, Bench, Kill, drive
 
 loops = pytest.mark.parametrize("loop", LOOPS)
@@ -172,7 +172,7 @@ def test_what_an_executor_does_is_waited_for(loop: str, way: str) -> None:
 def test_a_branch_that_waits_for_nothing_that_could_come_is_a_mismatch_after_a_while(
     loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conductor, "_PATIENCE", 0.05)
+    monkeypatch.setattr(early, "_PATIENCE", 0.05)
 
     async def main() -> None:
         changed: list[bool] = []

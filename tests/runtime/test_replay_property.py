@@ -64,6 +64,8 @@ DIRECTED: dict[str, Node] = {
     "foreign waits": ("gather", ("foreign", STEP), ("seq", STEP, ("foreign", OTHER)), TWO),
     "another task on some runs": ("seq", STEP, ("lazy", ("race", STEP, TWO)), ("lazy", STEP)),
     "steps in steps": ("gather", ("nest", ("gather", STEP, TWO)), ("nest", ("seq", ("step", "broken"), STEP))),
+    "a promise against a clock": ("contest", ("ask",), ("sleep", 0.03), ("seq", STEP, ("ask", 0.002))),
+    "promises with limits": ("gather", ("ask", 0.002), ("seq", STEP, ("ask", 0.03)), ("contest", ("ask",), TWO)),
     "waits that park": ("gather", ("sleep", 0.03), ("seq", STEP, ("sleep", 0.03), STEP)),
 }
 

@@ -29,7 +29,7 @@ from redurable import (
 from redurable.config import parse_url
 from redurable.ids import partition_of
 from redurable.model import StepDone
-from redurable.runtime import conductor
+from redurable.runtime import parking
 from redurable.runtime.handlers import spec_of
 from redurable.store.store import Store
 from tests.runtime.world import AT_ONCE, QUEUE, World, again
@@ -68,7 +68,7 @@ class Turns:
 
 @pytest.fixture(autouse=True)
 def _parks_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conductor, "SHORT", 0.05)
+    monkeypatch.setattr(parking, "SHORT", 0.05)
 
 
 @pytest.fixture

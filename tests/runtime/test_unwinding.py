@@ -148,7 +148,7 @@ async def test_a_drain_does_no_harm(w: World, way: Any) -> None:
 
 @ways
 async def test_a_park_does_no_harm(w: World, way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("redurable.runtime.conductor.SHORT", 0.1)
+    monkeypatch.setattr("redurable.runtime.parking.SHORT", 0.1)
     ran: list[str] = []
 
     @step

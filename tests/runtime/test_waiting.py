@@ -125,7 +125,7 @@ async def test_a_moment_in_the_past_does_not_wait(w: World) -> None:
 async def test_a_wait_that_is_not_durable_and_holds_up_a_replay_is_named(
     w: World, strict: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("redurable.runtime.conductor._LONG", 0.2)
+    monkeypatch.setattr("redurable.runtime.early._LONG", 0.2)
 
     @step
     async def work(what: str) -> str:

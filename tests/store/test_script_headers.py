@@ -15,7 +15,7 @@ from redurable.store import scripts
 from redurable.store.scripts import CHUNK, Script, load, load_all, parse
 
 ALL = load_all()
-PARTS = ("enqueue", "rearm", "leave", "finish", "interrupt", "save", "stand", "remove")
+PARTS = ("enqueue", "rearm", "arrive", "leave", "finish", "interrupt", "save", "stand", "remove")
 FINAL = {status.value for status in Status if status.final}
 STATES = {status.value for status in Status} - {"DELIVERED"} | {"none", "any"}
 CALLERS = {"owner", "worker", "client"}
@@ -82,6 +82,7 @@ def test_a_file_is_short_and_its_lines_too(script: Script) -> None:
 def test_what_frees_memory_runs_when_it_is_full(script: Script) -> None:
     adds = {
         "submit", "schedule", "enter", "record", "checkpoint", "note", "redrive", "wake", "watch", "import",
+        "resolve", "declare", "withdraw",
     }  # fmt: skip
     assert (script.name in adds) == (script.flags == ())
 
@@ -140,7 +141,7 @@ def test_the_documented_replies_are_those_that_can_come(script: Script) -> None:
         documented.remove("status")
     if script.name in ("enter", "join"):
         found |= {"OK", "QUEUED"}
-    if script.name == "expire":
+    if script.name in ("expire", "resolve"):
         found |= FINAL
     assert found == documented
 
@@ -205,8 +206,9 @@ class TestDiagram:
         beside = {
             "release, recover": "SUBMITTED",
             "wake, fire, cancel,": "SUBMITTED",
+            "expire, resolve": "SUBMITTED",
             "park, retry": "WAITING",
-            "record, renew, checkpoint stay": "IN_PROGRESS",
+            "record, renew, checkpoint, declare, withdraw stay": "IN_PROGRESS",
         }
         for verbs, state in beside.items():
             assert verbs in self.drawing

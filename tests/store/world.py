@@ -14,6 +14,7 @@ import msgspec
 
 from redurable.ids import new_id
 from redurable.model import (
+    Arrived,
     AttemptFailed,
     CancelRequested,
     Envelope,
@@ -44,7 +45,11 @@ STEP = encode_entry(StepDone("", "fetch", 0, NOW_MS, code=b"12345678", value=msg
 FAILURE = encode_entry(AttemptFailed(at=NOW_MS, error=ErrorInfo("ValueError", "no"), due=NOW_MS))
 CANCEL = encode_entry(CancelRequested(at=NOW_MS, status=Status.CANCELED))
 TIMEOUT = encode_entry(CancelRequested(at=NOW_MS, status=Status.TIMED_OUT))
+VALUE = encode_entry(Arrived("answer#0", NOW_MS, Status.COMPLETED, msgspec.Raw(b"\x01")))
 REOPENED = encode_entry(Reopened(at=NOW_MS, voided=[]))
+
+# what is said of a promise
+ARRIVAL = {"key": "answer#0", "about": b"", "form": "", "schema": b"", "since": "", "most": 3, "digest": "aa"}
 
 OPEN = ("CREATED", "SUBMITTED", "DELIVERED", "IN_PROGRESS", "WAITING")
 FINAL = ("COMPLETED", "FAILED", "CANCELED", "TIMED_OUT")
@@ -52,6 +57,7 @@ _ENDS = {"cancel": "CANCELED", "expire": "TIMED_OUT", "recover": "FAILED"}
 STATES = ("GONE", *OPEN, *FINAL)
 IMPORTED: dict[str, Any] = {
     "status": "SUBMITTED", "fields": ["queue", QUEUE, "created", NOW_MS], "entries": [STEP], "kept": [],
+    "brought": [],
     "keep": NOW_MS + DAY, "result": "",
 }  # fmt: skip
 
@@ -213,6 +219,7 @@ class World:
             "line": keys.line(QUEUE, SESSION), "state": keys.state(QUEUE, SESSION),
             "head": keys.head(intent), "journal": keys.journal(intent), "envelope": keys.envelope(intent),
             "outcome": keys.outcome(intent), "cursors": keys.checkpoint(intent), "timers": keys.timers,
+            "arrivals": keys.arrivals(intent), "forms": keys.forms, "asked": keys.asked,
             "streams": keys.streams, "view": view, "continuation": keys.stream(QUEUE, UNPINNED),
             "done": keys.done, "failed": keys.failed,
             "solo": keys.stream(QUEUE, SOLO), "workers": keys.workers, "streams*": [*self.streams, self.solo],
@@ -223,6 +230,8 @@ class World:
             return await self._place(name, verb)
         if verb == "import" and name in IMPORTED:
             return IMPORTED[name]
+        if verb in ("resolve", "declare", "withdraw") and name in ARRIVAL:
+            return ARRIVAL[name]
         length = await self.mux.command("LLEN", self.keys.journal(self.id))
         own = length - (self.lease.base if self.lease else 0)
         return {
@@ -233,7 +242,8 @@ class World:
             "result": result_of(_ENDS.get(verb, "COMPLETED")), "keep": DAY, "channels": "t:r:", "hints": "t:h:",
             "value": b"v", "body": BODY, "queue": QUEUE, "reply": "c1", "digest": "", "deadline": "", "max": "",
             "token": "t1", "channel": self.keys.news(self.id), "worker": WORKER, "owner": WORKER,
-            "liveness": "", "idle": 0, "counted": 1, "continue_lane": UNPINNED, "solo_lane": SOLO,
+            "liveness": "", "idle": 0, "base": self.lease.base if self.lease else 0, "counted": 1,
+            "continue_lane": UNPINNED, "solo_lane": SOLO,
         }[name]  # fmt: skip
 
     async def _place(self, name: str, verb: str) -> Any:
@@ -252,7 +262,7 @@ class World:
         if name == "expected":
             return await self.mux.command("HGET", self.keys.head(self.id), "status") or ""
         if name == "entry":
-            return {"cancel": CANCEL, "expire": TIMEOUT, "redrive": REOPENED}.get(verb, entry)
+            return {"cancel": CANCEL, "expire": TIMEOUT, "redrive": REOPENED, "resolve": VALUE}.get(verb, entry)
         if verb == "recover":
             return lane
         fresh = ("submit", "schedule", "import", "enter", "join")

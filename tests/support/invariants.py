@@ -26,19 +26,21 @@ _KINDS = {
     r"t": "zset",
     r"s:[^:]+:.+": "zset",
     r"v:[^:]+:.+": "hash",
-    r"x:(done|failed)": "zset",
+    r"forms": "hash",
+    r"x:(done|failed|asked)": "zset",
     r"q:[^:]+:(high|normal|low)": "stream",
     r"c:[^:]+:.+": "stream",
     rf"i:{_ID}": "hash",
     rf"p:{_ID}": "string",
     rf"j:{_ID}": "list",
     rf"k:{_ID}": "hash",
+    rf"d:{_ID}": "hash",
     rf"o:{_ID}": "string",
 }
 _FIELDS = {
     "status", "queue", "created", "at", "reply", "digest", "max", "deadline", "lane", "start", "wake", "reason",
     "fence", "attempt", "base", "started", "finished", "losses", "lost", "canceling", "watch", "cursors", "redriven",
-    "changed", "imported", "held", "session", "place", "busy", "kept",
+    "changed", "imported", "held", "owes", "session", "place", "busy", "kept",
 }  # fmt: skip
 
 
@@ -179,7 +181,7 @@ async def _check_partition(store: Store, keys: Keys, mine: dict[str, str]) -> Co
             await _check_line(store, keys, keys.prefix + tail)
     intents = {tail[2:] for tail in mine if tail.startswith("i:")}
     for tail in mine:
-        if re.fullmatch(rf"[pjko]:{_ID}", tail):
+        if re.fullmatch(rf"[pjkod]:{_ID}", tail):
             assert tail[2:] in intents, f"{keys.prefix}{tail} belongs to no intent"
     known = {raw.decode() for raw in await mux.command("SMEMBERS", keys.streams)}
     streams = {keys.prefix + tail for tail, kind in mine.items() if kind == "stream"}

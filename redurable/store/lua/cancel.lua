@@ -6,7 +6,7 @@
 -- with   session
 -- reply  CANCELED | REQUESTED | AGAIN | NOT_FOUND | COMPLETED | FAILED | TIMED_OUT
 -- flags  allow-oom
--- uses   enqueue rearm leave finish interrupt
+-- uses   enqueue rearm arrive leave finish interrupt
 return interrupt(
   {head = head, journal = journal, stream = stream, continuation = continuation, streams = streams,
    session = session, -- session

@@ -19,7 +19,7 @@ local function answer(index, entry, id, fence, h, base)
     body = redis.call('GET', prefix .. 'p:' .. id)
     bytes = bytes + #(body or '')
     local from, mine = 0, 0
-    while tonumber(h[3]) > 1 and mine < 262144 do
+    while tonumber(base) > 0 and mine < 262144 do
       local part = redis.call('LRANGE', prefix .. 'j:' .. id, from, from + 63)
       for _, e in ipairs(part) do entries[#entries + 1], mine = e, mine + #e end
       if #part < 64 then break end
@@ -38,10 +38,11 @@ local function take(index, entry, id)
   local epoch = math.max(tonumber((h[4] or '0'):match('^%d+')) + 1, us)
   local text = string.format('%.0f', epoch)
   local fence = text .. ':' .. worker .. ':' .. number
+  local fresh = not h[3] -- nothing was ever written to its journal
   h[3] = tostring((tonumber(h[3] or nil) or 0) + 1)
   h[7] = h[7] or string.format('%.0f', math.floor(us / 1000))
   local base = 0
-  if h[3] ~= '1' then
+  if not fresh then
     -- MessagePack by hand: two short texts behind the worker's ready-made beginning
     base = redis.call('RPUSH', journal,
       claimed .. string.char(160 + #h[3]) .. h[3] .. string.char(160 + #text) .. text)

@@ -6,7 +6,7 @@
 -- with   session
 -- reply  TIMED_OUT | REQUESTED | EARLY | AGAIN | NOT_FOUND | COMPLETED | FAILED | CANCELED
 -- flags  allow-oom
--- uses   enqueue rearm leave finish interrupt
+-- uses   enqueue rearm arrive leave finish interrupt
 local status, canceling, deadline = unpack(redis.call('HMGET', head, 'status', 'canceling', 'deadline'))
 if not status then
   redis.call('ZREM', timers, id)

@@ -2,8 +2,8 @@
 -- Stores an intent as it was exported, under its id; `fields` is its head. An open one goes on, a finished one is kept
 -- until `keep` (ms). `token` tells a call sent twice.
 -- by     client
--- keys   head envelope journal outcome cursors view timers stream streams
--- args   id token body status lane result keep fields* entries* kept*
+-- keys   head envelope journal outcome cursors arrivals view timers stream streams
+-- args   id token body status lane result keep fields* entries* kept* brought*
 -- reply  OK | EXISTS | CONFLICT
 -- uses   enqueue rearm
 local old = redis.call('HMGET', head, 'status', 'imported')
@@ -15,9 +15,10 @@ local function fill(command, key, words)
   end
 end
 redis.call('SET', envelope, body)
-redis.call('DEL', journal, cursors)
+redis.call('DEL', journal, cursors, arrivals)
 fill('RPUSH', journal, entries)
 fill('HSET', cursors, kept)
+fill('HSET', arrivals, brought)
 fill('HSET', head, fields)
 redis.call('HSET', head, 'status', status, 'imported', token)
 if ended(status) then

@@ -1,7 +1,7 @@
 -- sweep: COMPLETED | FAILED | CANCELED | TIMED_OUT -> none
 -- Removes a finished intent whose retention is over.
 -- by     worker
--- keys   head envelope journal outcome cursors view
+-- keys   head envelope journal outcome cursors arrivals view
 -- args   id
 -- reply  OK | EARLY | WRONG_STATE
 -- flags  allow-oom
@@ -13,5 +13,5 @@ if status and not ended(status) then
   redis.call('ZREM', view, id)
   return 'WRONG_STATE'
 end
-remove(id, {view}, head, envelope, journal, outcome, cursors)
+remove(id, {view}, head, envelope, journal, outcome, cursors, arrivals)
 return 'OK'

@@ -1,0 +1,115 @@
+"""
+Answers from outside: promises resolved and rejected, approvals listed and answered. A part of `Client`.
+
+A value is held against the type that its handler waits for before anything is sent; the script then lets the first
+one stand. Invariant: what is refused here has changed nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+import msgspec
+
+from redurable.codec import encode, plain
+from redurable.codecs.base import Vault
+from redurable.errors import ConfigurationError, SerialisationError, UsageError, WrongState
+from redurable.forms import misfit
+from redurable.model import ErrorInfo
+from redurable.runtime.scope import scope_var
+from redurable.store import arrivals, tokens
+from redurable.store.store import Store
+
+__all__ = ["Answers", "check_outside"]
+
+_MISSING: Any = object()
+
+
+def check_outside(what: str) -> None:
+    """Refuse what a handler does by a client outside of a step: a replay would do it again."""
+    scope = scope_var.get()
+    if scope is not None and not scope.inside:
+        raise UsageError(
+            f"a handler {what} by a client outside of a step: a replay would do it again",
+            code="USE_DURABLE_SEND",
+            hint="put the call into a step",
+        )
+
+
+class Answers:
+    """What a client gives to handlers that wait."""
+
+    _limit: int
+    _vault: Vault | None
+
+    async def _store(self) -> Store:
+        raise NotImplementedError
+
+    @overload
+    async def resolve(self, token: str, value: Any, /, *, by: str = "") -> None: ...
+    @overload
+    async def resolve(self, intent: str, name: str, value: Any, /, *, index: int = 0, by: str = "") -> None: ...
+    async def resolve(self, *what: Any, index: int = 0, by: str = "") -> None:
+        """
+        Give a promise its value: `resolve(token, value)`, or, for operators, `resolve(id, name, value)`.
+
+        Once this returns the value is stored, and the handler will see it. The same again changes nothing.
+
+        Args:
+            by: Who says so; it is kept in the history.
+
+        Raises:
+            SerialisationError: TYPE_MISMATCH, the handler waits for another type. Nothing was stored.
+            WrongState: ALREADY_RESOLVED with something else; PROMISE_WITHDRAWN, the handler went on without it;
+                WRONG_STATE, the intent has ended; TOO_MANY_UNASKED. Nothing was stored.
+            TokenRefused: BAD_TOKEN or TOKEN_EXPIRED.
+            NotFound: There is no such intent.
+        """
+        check_outside("resolves a promise")
+        store, intent, key, (value,) = await self._addressed(what, index, "resolve(id, name, value)")
+        data = encode(value, f"the value of {key}", self._limit)
+        ask = await arrivals.about(store, intent, key)
+        if ask is not None and ask.form:
+            schema = await arrivals.schema_of(store, intent, ask.form)
+            wrong = None if schema is None else misfit(plain(data), schema)
+            if wrong is not None:
+                raise SerialisationError(f"promise {key!r} of {intent}: {wrong}", code="TYPE_MISMATCH")
+        await self._bring(store, intent, arrivals.arrival(key, data, by=by))
+
+    @overload
+    async def reject(self, token: str, error: str | Exception, /, *, by: str = "", details: Any = None) -> None: ...
+    @overload
+    async def reject(
+        self, intent: str, name: str, error: str | Exception, /, *, index: int = 0, by: str = "", details: Any = None
+    ) -> None: ...
+    async def reject(self, *what: Any, index: int = 0, by: str = "", details: Any = None) -> None:
+        """Have whoever awaits a promise get a `PromiseRejected` that says why; otherwise as `resolve`."""
+        check_outside("rejects a promise")
+        store, intent, key, (error,) = await self._addressed(what, index, "reject(id, name, error)")
+        if isinstance(error, Exception):
+            info = ErrorInfo.of(error)
+        else:
+            info = ErrorInfo("redurable.PROMISE_REJECTED", str(error)[:4000], "PROMISE_REJECTED")
+        if details is not None:
+            encode(details, "the details", self._limit)
+            info = msgspec.structs.replace(info, details=details)
+        await self._bring(store, intent, arrivals.arrival(key, error=info, by=by))
+
+    async def _addressed(self, what: tuple[Any, ...], index: int, form: str) -> tuple[Store, str, str, tuple[Any, ...]]:
+        """Return (store, intent, key, the rest) of what the caller named by a token, or by id and name."""
+        store = await self._store()
+        if len(what) == 2:
+            if not isinstance(what[0], str) or not what[0].startswith(tokens.PREFIX):
+                raise ConfigurationError(f"two arguments are a token and a value; else write {form}")
+            intent, key = await tokens.read(store, what[0])
+            return store, intent, key, what[1:]
+        if len(what) != 3:
+            raise ConfigurationError(f"write {form}, or give a token in the place of id and name")
+        return store, what[0], arrivals.key_of(what[1], index), what[2:]
+
+    async def _bring(self, store: Store, intent: str, entry: Any) -> None:
+        # the digest that tells the same value from another is that of the value, not of a seal
+        sealed = None if self._vault is None else await self._vault.seal_struct(entry)
+        word = await arrivals.resolve(store, intent, entry, sealed=sealed)
+        if word != "OK":
+            raise WrongState(f"intent {intent} has ended {word}; its promises take no values any more")

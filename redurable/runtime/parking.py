@@ -1,0 +1,88 @@
+"""
+When a handler that only waits is put down: at once for a person, a promise or a child, else if a clock is far off.
+
+It looks again while something goes on that is not durable (a foreign wait, a timer of the process), ever less often,
+and wakes the conductor itself for what is due soon. Invariant: one timer at most is armed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from redurable.clock import now_ms
+from redurable.journal.cursor import Call
+from redurable.journal.rest import FOREIGN
+from redurable.model import Reason
+from redurable.tasks import later
+
+if TYPE_CHECKING:
+    from redurable.runtime.conductor import Conductor
+
+__all__ = ["Parking"]
+
+SHORT = 1.0  # s; a wait under this stays in the process
+_LOOK = 0.001  # s until an attempt that waits is first looked at
+_SELDOM = 1.0
+# of several waits the first of these is told
+_ORDER = (Reason.HUMAN, Reason.PROMISE, Reason.INTENT, Reason.RETRY, Reason.TIME)
+
+
+class Parking:
+    """
+    The parking of one conductor's handler.
+
+    Args:
+        on_park: Called with the time (ms) to be woken at, None for no time, and the reason.
+    """
+
+    __slots__ = ("_conductor", "_on_park", "_pause", "_timer")
+
+    def __init__(self, conductor: Conductor, on_park: Callable[[int | None, Reason], None]) -> None:
+        self._conductor = conductor
+        self._on_park = on_park
+        self._pause = _LOOK
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def armed(self) -> bool:
+        """Whether the conductor will be kicked by the clock."""
+        return self._timer is not None
+
+    def moved(self) -> None:
+        """The handler asked for something: look soon."""
+        self._pause = _LOOK
+
+    def cancel(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def consider(self, due: list[Call], held: list[Call]) -> None:
+        """Nothing is left to start: *due* calls wait for the clock, *held* ones for news alone."""
+        times = [call.due for call in (*due, *held) if call.due is not None]
+        first = min(times, default=None)
+        wait = _SELDOM if first is None else (first - now_ms()) / 1000
+        if first is None or wait >= SHORT:
+            if self._possible():
+                reasons = {call.reason for call in (*due, *held)}
+                self._on_park(first, next(reason for reason in _ORDER if reason in reasons))
+            # whoever asked last has not come to rest yet, or something foreign goes on
+            wait = min(wait, self._pause)
+            self._pause = min(self._pause * 2, _SELDOM)
+        self.cancel()
+        self._timer = later(asyncio.get_running_loop(), wait, self._conductor.kick)
+
+    def _possible(self) -> bool:
+        """Whether nothing is left but durable waits: no body, no record, no foreign wait, no process timer."""
+        conductor = self._conductor
+        if conductor.bodies or not conductor.recorder.idle or conductor.draining or conductor.main.step is not None:
+            return False
+        clock = asyncio.get_running_loop().time()
+        ours = {*conductor.futures, *(scope.task for scope in conductor.scopes)}
+        return not any(
+            scope.waits_for(ours) == FOREIGN or scope.armed(clock)
+            for scope in conductor.scopes
+            if scope.durable or scope is conductor.main
+        )
