@@ -10,6 +10,8 @@ Owns the spelling of URLs and of the environment's names. Invariants: a password
 | REDURABLE_NAMESPACE | what every key begins with | rd |
 | REDURABLE_CODEC | module:attribute of the payload codec, see `redurable.codecs` | none |
 | REDURABLE_MAX_PAYLOAD | the largest payload, result or entry in bytes | 1048576 |
+| REDURABLE_MAX_JOURNAL_ENTRIES | the most entries of a journal; a warning comes at a fifth | 100000 |
+| REDURABLE_MAX_JOURNAL_BYTES | its most bytes, likewise | 67108864 |
 | REDURABLE_LOG_LEVEL | from which level on the command line's processes log | info |
 | REDURABLE_ACCEPT | checks of `redurable doctor` whose failure is accepted, with commas | none |
 """
@@ -33,6 +35,7 @@ __all__ = [
     "accepted",
     "check_namespace",
     "codec_target",
+    "journal_limits",
     "log_level",
     "max_payload",
     "namespace",
@@ -316,6 +319,14 @@ def log_level(explicit: str | None = None) -> str:
     if text.upper() not in _LEVELS:
         raise ConfigurationError(f"there is no log level {text!r}", hint=f"use {', '.join(_LEVELS).lower()}")
     return text.upper()
+
+
+def journal_limits() -> tuple[int, int]:
+    """Return the most entries and bytes of a journal: REDURABLE_MAX_JOURNAL_ENTRIES and REDURABLE_MAX_JOURNAL_BYTES."""
+    return (
+        number("REDURABLE_MAX_JOURNAL_ENTRIES", None, default=100_000, least=5, most=100_000_000),
+        number("REDURABLE_MAX_JOURNAL_BYTES", None, default=64 << 20, least=1024, most=1 << 40),
+    )
 
 
 def number(variable: str, explicit: int | None, *, default: int, least: int, most: int) -> int:

@@ -9,7 +9,7 @@ Every error that redurable raises, with a stable code each.
     │   └── StoreUnavailable    STORE_UNAVAILABLE AUTH_FAILED
     ├── SerialisationError      NOT_SERIALISABLE TYPE_MISMATCH
     │   └── PayloadTooLarge     PAYLOAD_TOO_LARGE
-    ├── CodecError              CODEC_FAILED CODEC_MISSING CODEC_KEY_MISSING (a sealed value; its intent is held)
+    ├── CodecError              CODEC_FAILED CODEC_MISSING CODEC_KEY_MISSING JOURNAL_UNREADABLE (its intent is held)
     ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND
     ├── WrongState              WRONG_STATE INTENT_EXISTS ALREADY_RESOLVED PROMISE_WITHDRAWN TOO_MANY_UNASKED
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT
@@ -23,6 +23,7 @@ Every error that redurable raises, with a stable code each.
     ├── TerminalError           TERMINAL (raised by users: never retry)
     ├── RetryLater              RETRY_LATER (raised by users: retry after a delay)
     └── UsageError              OUTSIDE_INTENT INSIDE_STEP BLOCKING_STEP USE_DURABLE_SEND FOREIGN_WAIT PROMISE_REUSED
+                                JOURNAL_LIMIT
                                 SESSION_DEADLOCK NO_SESSION STATE_READ_ONLY STATE_IN_STEP
                                 (of redurable.testing:) STUCK ENDLESS NO_SUCH_ENTRY TEST_WORKER
 
@@ -138,7 +139,7 @@ class PayloadTooLarge(SerialisationError):
 
 
 class CodecError(RedurableError):
-    """A value cannot be sealed or opened with the codecs and keys that are here. An intent is held until it can be."""
+    """A value or an entry cannot be sealed, opened or read here. An intent is held until it can be."""
 
     code = "CODEC_FAILED"
 

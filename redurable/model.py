@@ -328,7 +328,7 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     What is known of an intent at one moment. Times are ms since 1970 by the server's clock.
 
     `step` is the last journaled step; `changed` names steps whose code changed since they were recorded; `held` says
-    what keeps workers from going on with it.
+    what keeps workers from going on with it, `long` that its journal has grown beyond what is good.
     """
 
     id: str
@@ -349,6 +349,7 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     deadline: int | None = None
     canceling: bool = False
     held: str | None = None
+    long: str | None = None
     entries: int = 0
     step: str | None = None
     changed: tuple[str, ...] = ()

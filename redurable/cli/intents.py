@@ -40,6 +40,7 @@ def as_fields(info: IntentInfo) -> dict[str, Any]:
         "reason": info.reason.value if info.reason is not None else None,
         "canceling": info.canceling,
         "held": info.held,
+        "long": info.long,
         "priority": info.priority.value,
         "attempt": info.attempt,
         "losses": info.losses,
@@ -73,9 +74,9 @@ def get(
 
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
-    JSON: id, queue, type, status, reason, canceling, held, priority, attempt, losses, worker, entries, step, changed,
-    labels, idempotency_key, session, created, start, started, wake, deadline, finished, error (type, message, code,
-    details, traceback); what is not known is null.
+    JSON: id, queue, type, status, reason, canceling, held, long, priority, attempt, losses, worker, entries, step,
+    changed, labels, idempotency_key, session, created, start, started, wake, deadline, finished, error (type, message,
+    code, details, traceback); what is not known is null.
     """
 
     async def work() -> IntentInfo:
@@ -104,6 +105,7 @@ def get(
         ("worker", info.worker if not info.status.final else ""),
         ("last step", info.step),
         ("entries", info.entries or ""),
+        ("long", f"{info.long} in its journal: let its handler continue_as_new" if info.long else ""),
         ("changed", changed),
         ("priority", info.priority.value),
         ("labels", ", ".join(f"{k}={v}" for k, v in info.labels.items())),

@@ -19,6 +19,7 @@ from typing import Any
 from redurable.errors import JournalMismatchError
 from redurable.model import (
     Arrived,
+    AttemptFailed,
     CancelRequested,
     Claimed,
     Compensating,
@@ -76,6 +77,7 @@ class Cursor:
         self.arrived: dict[str, Arrived] = {}
         self.used: set[str] = set()  # keys whose value the handler has been given, or gave up
         self.cancel: CancelRequested | None = None
+        self.failures = 0  # attempts that failed since the last operator's retry, which voids those before
         self._requested = False
         self._entries: list[Entry | None] = []
         self._past = 0
@@ -118,6 +120,8 @@ class Cursor:
         self._entries.append(entry)
         if isinstance(entry, CancelRequested):
             self.cancel = entry
+        elif isinstance(entry, AttemptFailed):
+            self.failures += 1
         if not isinstance(entry, _IDENTIFIED):
             return
         identity = (entry.scope, entry.name, entry.n)

@@ -45,11 +45,11 @@ from redurable.model import (
     Outcome,
     Reason,
     Status,
-    decode_entry,
     encode_entry,
 )
 from redurable.runtime.bodies import in_thread
 from redurable.runtime.conductor import Conductor
+from redurable.runtime.growth import watch_growth
 from redurable.runtime.handlers import HandlerSpec, Resources
 from redurable.runtime.holding import put_down
 from redurable.runtime.recorder import Recorder
@@ -84,6 +84,7 @@ class Attempt:
         envelope: What its sender said.
         resources: What the process provides.
         limit: The most bytes of a payload, result or entry.
+        journal: The most entries and bytes of a journal.
         vault: What seals and opens values, if a payload codec is configured.
     """
 
@@ -95,6 +96,7 @@ class Attempt:
         resources: Resources,
         *,
         limit: int = DEFAULT_LIMIT,
+        journal: tuple[int, int] | None = None,
         vault: Vault | None = None,
     ) -> None:
         self.lease = lease
@@ -121,6 +123,8 @@ class Attempt:
             if vault is None
             else SealedRecorder(lease, self._cursor, self._news, self.lost, limit, vault, self.hold)
         )
+        if journal is not None:
+            watch_growth(self, *journal)
         self.main = Scope(self, "")
         self.conductor = Conductor(self.main, self._cursor, self.recorder, self._park_soon)
 
@@ -287,10 +291,9 @@ class Attempt:
 
     async def _retry_or_fail(self, error: BaseException) -> str:
         """An attempt raised: another follows by the handler's policy, or the intent fails."""
-        failures = sum(isinstance(decode_entry(e), AttemptFailed) for e in await self._fresh_entries())
         delay = None
         if not isinstance(error, _FINAL):
-            delay = self.spec.retry.delay(failures + 1, error)
+            delay = self.spec.retry.delay(self._cursor.failures + 1, error)
         info = ErrorInfo.of(error)
         emit("handler.failed", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt,
              retry_in=delay, error=error)  # fmt: skip
@@ -301,14 +304,6 @@ class Attempt:
             entry = await self.vault.seal_struct(entry)
         word = await self.lease.retry(len(self._cursor), int(delay * 1000), encode_entry(entry))
         return "retry" if word == b"OK" else await self._refused(word)
-
-    async def _fresh_entries(self) -> list[bytes]:
-        """The journal since the last operator's retry."""
-        entries: list[bytes] = await self.lease.read(0) if self.lease.attempt > 1 else []
-        for index in range(len(entries) - 1, -1, -1):
-            if entries[index][1:2] == b"\x08":  # Reopened's tag
-                return entries[index:]
-        return entries
 
     async def _compensate(self, status: Status, error: ErrorInfo | None) -> str:
         """Undo what was registered, the last first, then end with *status*."""

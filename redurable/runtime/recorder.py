@@ -15,13 +15,19 @@ from typing import Any
 
 from redurable.errors import Fenced, PayloadTooLarge
 from redurable.journal.cursor import Cursor
-from redurable.model import Entry, decode_entry, encode_entry
+from redurable.model import Entry, encode_entry
+from redurable.store.inspection import readable
 from redurable.store.lease import Lease
 from redurable.tasks import background
 
 __all__ = ["Recorder"]
 
 _MOST = 400  # entries in one call
+_PART = 1 << 20  # bytes of a journal that are read at a time
+
+
+def _never(entries: int, size: int) -> None:
+    """What is told of a journal that has no bounds."""
 
 
 class Recorder:
@@ -36,7 +42,10 @@ class Recorder:
         limit: The most bytes that one entry may have.
     """
 
-    __slots__ = ("_flying", "_limit", "_loop", "_on_lost", "_on_news", "_queue", "_syncing", "cursor", "lease", "lost")
+    __slots__ = (
+        "_flying", "_heaviest", "_limit", "_loop", "_most", "_on_long", "_on_lost", "_on_news", "_queue", "_syncing",
+        "cursor", "lease", "lost", "size",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -52,7 +61,10 @@ class Recorder:
         self._loop = asyncio.get_running_loop()
         self._on_news = on_news
         self._on_lost = on_lost
+        self.size = 0  # bytes of the journal, as far as this attempt has seen
         self._limit = limit
+        self._most = self._heaviest = 1 << 62
+        self._on_long: Callable[[int, int], None] = _never
         self._flying: list[tuple[Entry, asyncio.Future[None], bytes]] = []
         self._queue: list[tuple[Entry, asyncio.Future[None], bytes]] = []
         self._syncing: asyncio.Task[None] | None = None
@@ -92,12 +104,24 @@ class Recorder:
     async def load(self) -> None:
         """Take the journal that `claim` answered, and the rest of a long one, before the handler begins."""
         found, self.lease.entries = self.lease.entries, []
-        if len(found) < self.lease.base:
-            found += await self.lease.read(len(found))
+        size = sum(map(len, found))
+        while len(found) < self.lease.base:
+            # about a MiB at a time, by what the entries so far weigh: nobody else waits long for the server
+            count = min(max(1, _PART * len(found) // size), 10_000) if size else 64
+            part = await self.lease.read(len(found), count)
+            if not part:
+                break
+            found += part
+            size += sum(map(len, part))
+        self.size = size
         self.cursor.load(await self._decoded(found))
 
+    def bound(self, entries: int, size: int, on_long: Callable[[int, int], None]) -> None:
+        """Call *on_long* with entries and bytes of the journal, as soon as it has more of either."""
+        self._most, self._heaviest, self._on_long = entries, size, on_long
+
     async def _decoded(self, found: list[bytes]) -> list[Entry]:
-        return [decode_entry(raw) for raw in found]
+        return [readable(raw) for raw in found]
 
     def sync(self) -> None:
         """Fetch what the journal holds beyond the cursor (something came from outside)."""
@@ -129,11 +153,14 @@ class Recorder:
             self._flying = []
             self._land_after_fetch(flying)
             return
-        for entry, future, _ in flying:
+        for entry, future, data in flying:
             cursor.append_own(entry)
+            self.size += len(data)
             if not future.done():
                 future.set_result(None)
         flying.clear()
+        if reply > self._most or self.size > self._heaviest:
+            self._on_long(reply, self.size)
         if self._queue:
             self._next()
 

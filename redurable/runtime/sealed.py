@@ -14,8 +14,9 @@ from collections.abc import Callable
 from redurable.codecs.base import Vault
 from redurable.errors import CodecError, Fenced
 from redurable.journal.cursor import Cursor
-from redurable.model import Entry, decode_entry, encode_entry
+from redurable.model import Entry, encode_entry
 from redurable.runtime.recorder import Recorder
+from redurable.store.inspection import readable
 from redurable.store.lease import Lease
 from redurable.tasks import background
 
@@ -88,7 +89,7 @@ class SealedRecorder(Recorder):
     async def _decoded(self, found: list[bytes]) -> list[Entry]:
         entries: list[Entry] = []
         for raw in found:
-            entries.append(await self._vault.open_struct(decode_entry(raw)))
+            entries.append(await self._vault.open_struct(readable(raw)))
         return entries
 
     def lose(self, word: str) -> None:

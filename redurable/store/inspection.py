@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 
-from redurable.errors import NotFound, StoreError
+from redurable.errors import CodecError, NotFound, StoreError
 from redurable.model import (
     Arrived,
     AttemptFailed,
@@ -71,6 +71,23 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     types: tuple[str, ...] = ()
 
 
+def readable(raw: bytes) -> Entry:
+    """
+    Return the entry in *raw*.
+
+    Raises:
+        CodecError: JOURNAL_UNREADABLE; a later version wrote it, or something else did.
+    """
+    try:
+        entry: Entry = decode_entry(raw)
+    except msgspec.MsgspecError as error:
+        raise CodecError(
+            f"the journal holds an entry that this version cannot read: {error}", code="JOURNAL_UNREADABLE",
+            hint="a later version of redurable wrote it: upgrade this one",
+        ) from None  # fmt: skip
+    return entry
+
+
 def voided_of(entries: Iterable[bytes]) -> set[int]:
     """Return the seqs that operators' retries voided."""
     voided: set[int] = set()
@@ -117,7 +134,10 @@ def failures_of(entries: Iterable[bytes]) -> list[int]:
 def last_step(entries: Iterable[bytes]) -> str | None:
     """Return the name of the last step in *entries*."""
     for raw in reversed(list(entries)):
-        entry = decode_entry(raw)
+        try:
+            entry = decode_entry(raw)
+        except msgspec.MsgspecError:
+            continue  # a later version's
         if isinstance(entry, StepDone | StepFailedEntry | StepTried):
             return f"{entry.name}#{entry.n}"
     return None
@@ -211,6 +231,7 @@ def _info(
         start=number("start"),
         wake=number("wake"),
         deadline=number("deadline"),
+        long=fields.get("long"),
         held=fields.get("held") if fields.get("reason") == Reason.HELD else None,
         canceling="canceling" in fields and not Status(fields["status"]).final,
         entries=entries,
@@ -230,7 +251,7 @@ async def history(store: Store, intent: str, since: int = 0) -> list[tuple[int, 
     entries = await store.mux.command("LRANGE", keys.journal(intent), since, -1)
     if not await there:
         raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
-    return [(since + i, decode_entry(raw)) for i, raw in enumerate(entries, 1)]
+    return [(since + i, readable(raw)) for i, raw in enumerate(entries, 1)]
 
 
 async def _ids(store: Store, partition: int, queue: str | None, status: Status | None) -> AsyncIterator[list[str]]:

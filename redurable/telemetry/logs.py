@@ -54,6 +54,7 @@ LEVELS: dict[str, int] = {
     "intent.unknown_type": _WARNING,
     "intents.mended": _WARNING,
     "intents.removed": _DEBUG,
+    "journal.long": _WARNING,
     "lease.overdue": _WARNING,
     "leases.renewed": _DEBUG,
     "loop.blocked": _WARNING,

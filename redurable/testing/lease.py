@@ -171,9 +171,9 @@ class MemoryLease:
         """See `Lease.record`."""
         return self._call("record", self.k, list(entries), sink=sink)
 
-    def read(self, start: int) -> Any:
+    def read(self, start: int, count: int = 0) -> Any:
         """See `Lease.read`."""
-        return self._call("read", start)
+        return self._call("read", start, count)
 
     def read_checkpoints(self) -> Any:
         """See `Lease.read_checkpoints`."""

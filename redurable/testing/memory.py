@@ -277,8 +277,8 @@ class MemoryIntent:
             self.arrivals[key] = "-"
         return b"OK"
 
-    def _read(self, fence: str, start: int) -> list[bytes]:
-        return self.journal[start:]
+    def _read(self, fence: str, start: int, count: int) -> list[bytes]:
+        return self.journal[start : start + count] if count else self.journal[start:]
 
     def _read_checkpoints(self, fence: str) -> list[bytes]:
         return [word for name, value in self.cursors.items() for word in (name.encode(), value)]

@@ -25,7 +25,7 @@ import msgspec
 
 from redurable import events
 from redurable.clock import monotonic, now_ms
-from redurable.config import Address, max_payload
+from redurable.config import Address, journal_limits, max_payload
 from redurable.errors import RedurableError
 from redurable.model import Reason, Status
 from redurable.runtime.attempt import Attempt
@@ -80,6 +80,7 @@ class Worker:
         self.id = self.settings.worker_id
         self.handlers = by_queue(handlers)
         self.limit = max_payload()
+        self.journal = journal_limits()
         self.attempts: dict[str, Attempt] = {}
         self.running = 0  # attempts, and what will be one in the next turn of the loop
         self.abandoned = 0
@@ -319,7 +320,9 @@ class Worker:
             return
         if envelope.session:
             sit(lease, envelope.session, envelope.shared)
-        attempt = Attempt(lease, spec, envelope, self.resources, limit=self.limit, vault=self.settings.vault)
+        attempt = Attempt(
+            lease, spec, envelope, self.resources, limit=self.limit, journal=self.journal, vault=self.settings.vault
+        )
         self.attempts[lease.id] = attempt
         try:
             await attempt.run()

@@ -18,7 +18,7 @@ from tests.cli.app import SECRET
 from tests.cli.conftest import NAMESPACE, ROOT, Cli, Running, Said
 
 INTENT_FIELDS = {
-    "id", "queue", "type", "status", "reason", "canceling", "held", "priority", "attempt", "losses", "worker",
+    "id", "queue", "type", "status", "reason", "canceling", "held", "long", "priority", "attempt", "losses", "worker",
     "entries", "step", "changed", "labels", "idempotency_key", "session", "created", "start", "started", "wake",
     "deadline", "finished", "error",
 }  # fmt: skip

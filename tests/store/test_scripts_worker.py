@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from redurable.ids import new_id
-from redurable.model import Claimed, Outcome, Status, decode_entry
+from redurable.model import Claimed, Outcome, Status, StepDone, decode_entry, encode_entry
 from redurable.store.keeper import Keeper, renewal
 from redurable.store.keys import GROUP, SOLO
 from redurable.store.server import PrivateServer
@@ -21,6 +21,22 @@ pytestmark = pytest.mark.anyio
 
 
 class TestClaim:
+    @pytest.mark.parametrize("size", [100, 3_000, 100_000, 1_000_000])
+    async def test_it_answers_no_more_of_a_journal_than_is_good(self, world: World, size: int) -> None:
+        count = 4_000_000 // size + 1 if size > 100 else 5000
+        entry = encode_entry(StepDone("", "s", 1, NOW_MS, b"", msgspec.Raw(msgspec.msgpack.encode(b"x" * size))))
+        await world.bring("IN_PROGRESS")
+        assert world.lease is not None
+        for _ in range(0, count, 50):
+            assert await world.lease.record([entry] * 50)
+            world.lease.k += 50
+        length = len(await world.journal())
+        await world.lease.release()
+        (lease,) = await world.claim()
+        assert lease.base == length + 1
+        assert 262_144 <= sum(map(len, lease.entries)) < 262_144 + len(entry)
+        assert set(lease.entries) == {entry}
+
     async def test_it_answers_all_that_an_attempt_needs(self, world: World) -> None:
         await world.bring("SUBMITTED", deadline="+5000")
         world.advance(7)

@@ -21,7 +21,7 @@ local function answer(index, entry, id, fence, h, base)
     local from, mine = 0, 0
     while tonumber(base) > 0 and mine < 262144 do
       local part = redis.call('LRANGE', prefix .. 'j:' .. id, from, from + 63)
-      for _, e in ipairs(part) do entries[#entries + 1], mine = e, mine + #e end
+      for _, e in ipairs(part) do if mine < 262144 then entries[#entries + 1], mine = e, mine + #e end end
       if #part < 64 then break end
       from = from + 64
     end
