@@ -30,6 +30,7 @@ from redurable.options import SendOptions
 from redurable.reading import Connected, Reading
 from redurable.runtime.handlers import spec_of
 from redurable.runtime.sending import accepted, submit
+from redurable.sessions import Sessions, SessionState
 from redurable.store.address import address_of
 from redurable.store.scripts import CHUNK
 from redurable.store.store import Store
@@ -51,6 +52,9 @@ class Client(Reading, Archive, Answers):
         patience: Seconds to wait for a server that is away before StoreUnavailable.
         codec: What payloads and results look like in the store, one or several (`redurable.codecs`), or its
             "module:attribute"; by default REDURABLE_CODEC, then none.
+
+    Attributes:
+        sessions: What operators see of sessions and do to their heads; see `redurable.sessions.Sessions`.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Client(Reading, Archive, Answers):
         self._connected: Connected | None = None
         self._owner: tuple[int, int] = (0, 0)
         self._opening: asyncio.Lock | None = None
+        self.sessions = Sessions(self._store)
 
     async def __aenter__(self) -> Client:
         await self._open()
@@ -289,6 +294,10 @@ class Client(Reading, Archive, Answers):
         if outcome.status is not Status.COMPLETED:
             raise IntentFailed(intent, outcome.status.value, outcome.error)
         return typed(Any if of is None else of).decode(outcome.result, f"the result of {intent}")
+
+    def state(self, queue: str, key: str) -> SessionState:
+        """Return the state of the session *key* of *queue*, to read, or to write while the session has no intents."""
+        return SessionState(self._store, self._vault, queue, key)
 
     async def cancel(self, intent: str, note: str = "") -> str:
         """

@@ -10,7 +10,7 @@ Every error that redurable raises, with a stable code each.
     ├── SerialisationError      NOT_SERIALISABLE TYPE_MISMATCH
     │   └── PayloadTooLarge     PAYLOAD_TOO_LARGE
     ├── CodecError              CODEC_FAILED CODEC_MISSING CODEC_KEY_MISSING JOURNAL_UNREADABLE (its intent is held)
-    ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND
+    ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND SESSION_NOT_FOUND
     ├── WrongState              WRONG_STATE INTENT_EXISTS ALREADY_RESOLVED PROMISE_WITHDRAWN TOO_MANY_UNASKED
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT
     ├── SessionBusy             SESSION_BUSY SESSION_FULL

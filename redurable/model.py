@@ -20,6 +20,7 @@ The state of an intent, with the script that walks each edge:
     import            none -> CREATED | SUBMITTED | WAITING | COMPLETED | FAILED | CANCELED | TIMED_OUT
     enter             none -> CREATED | SUBMITTED: an intent of a session; join gives a delayed one its place
     reseat            CREATED -> SUBMITTED, when the holder of its session is gone
+    skip              SUBMITTED | WAITING -> FAILED, when it holds a session that an operator wants to go on
 
 What holds in each state:
     CREATED      a timer (`start`) leads on, or a place in its session's line; no stream entry

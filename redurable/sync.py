@@ -72,6 +72,8 @@ class Client(_Answers):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._lock = threading.Lock()
+        self.sessions: Any = _Blocking(self._client.sessions, self._wait)
+        self.state: Callable[[str, str], Any] = lambda queue, key: _Blocking(self._client.state(queue, key), self._wait)
 
     def __enter__(self) -> Client:
         return self
@@ -192,6 +194,18 @@ class Client(_Answers):
     def import_(self, record: dict[str, Any]) -> bool:
         """Store an exported intent; see `redurable.Client.import_`."""
         return self._wait(self._client.import_(record))
+
+
+class _Blocking:
+    """The methods of *target*, each of which waits."""
+
+    def __init__(self, target: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._target = target
+        self._wait = wait
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._target, name)
+        return lambda *args, **kwargs: self._wait(method(*args, **kwargs))
 
 
 def _durable(what: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:

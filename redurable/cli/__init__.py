@@ -25,6 +25,7 @@ _COMMANDS = {
     "dev": ("redurable.cli.dev:dev", "Start a server for this project, and print its URL."),
     "send": ("redurable.cli.send:send", "Send an intent, and print its id."),
     "intents": ("redurable.cli.intents:app", "Look at intents, cancel them, retry them, move and remove them."),
+    "sessions": ("redurable.cli.sessions:app", "Look at sessions; skip, cancel or retry the intent that holds one."),
     "queues": (
         "redurable.cli.overview:queues",
         "List queues: how much waits, runs and is suspect.",

@@ -15,6 +15,14 @@ from redurable.model import Priority
 
 __all__ = ["send"]
 
+Session = Annotated[
+    str | None, typer.Option("--session", "-s", help="Session key: intents that share it run one at a time, in order.")
+]
+OnBusy = Annotated[
+    str, typer.Option("--on-busy", help="If the session is not free: queue, reject, interrupt or replace.")
+]
+MaxQueued = Annotated[int | None, typer.Option("--max-queued", min=0, help="How many may wait in the session's line.")]
+
 
 def send(
     queue: Annotated[
@@ -24,6 +32,9 @@ def send(
     key: Annotated[
         str | None, typer.Option("--key", "-k", help="Idempotency key: sent again, it returns the first intent's id.")
     ] = None,
+    session: Session = None,
+    on_busy: OnBusy = "queue",
+    max_queued: MaxQueued = None,
     delay: Annotated[float | None, typer.Option("--delay", min=0.0, help="Seconds before it may start.")] = None,
     deadline: Annotated[
         float | None, typer.Option("--deadline", min=0.0, help="Seconds after which it ends TIMED_OUT.")
@@ -51,6 +62,8 @@ def send(
 
     [bold]redurable send mail '{"to": "a@b.c"}' --key order-17 --delay 60 --label team=shop[/bold]
 
+    [bold]redurable send chat '"hello"' --session customer-7 --max-queued 10[/bold]
+
     [bold]redurable send myapp.handler - < payload.json[/bold]
 
     Once the id is printed the intent is stored and some worker will run it. With --wait the exit code is 0 if it
@@ -62,7 +75,8 @@ def send(
         raise typer.BadParameter("--timeout goes with --wait")
     to, value = _target(queue), payload_of(payload)
     options = {
-        "idempotency_key": key, "delay": delay, "deadline": deadline, "priority": priority, "labels": _labels(label)
+        "idempotency_key": key, "delay": delay, "deadline": deadline, "priority": priority, "labels": _labels(label),
+        "key": session, "on_busy": on_busy, "max_queued": max_queued,
     }  # fmt: skip
     run(_send(client_of(url, namespace), to, value, options, wait=wait, timeout=timeout, as_json=as_json))
 

@@ -16,6 +16,7 @@ import msgspec
 
 from redurable.clock import now_ms
 from redurable.codec import encode
+from redurable.codecs.base import Vault
 from redurable.errors import UsageError
 from redurable.journal.cursor import RUNNING
 from redurable.model import StepDone
@@ -71,14 +72,16 @@ class State:
             UsageError: NO_SESSION; STATE_READ_ONLY, the handler is shared; STATE_IN_STEP, a step's body wrote.
             SerialisationError, PayloadTooLarge: It cannot be stored; nothing was written.
         """
-        session, limit = _writable(f"state.set({check_name(name)!r})")
+        session, limit, vault = _writable(f"state.set({check_name(name)!r})")
         data = encode(value, f"the value of {name!r} in the state", limit)
-        vault = _session("state.set()")[0].attempt.vault
-        session.writes.put(name, data if vault is None else await vault.seal(data))
+        number = session.writes.put(name, data)  # before anything is awaited: a replay numbers it alike
+        if vault is not None:
+            session.writes.pending.add(number)
+            session.writes.sealed(name, number, await vault.seal(data))
 
     async def delete(self, name: str) -> None:
         """Remove *name*, as `set` writes it; nothing happens if there is none."""
-        session, _ = _writable(f"state.delete({check_name(name)!r})")
+        session, *_ = _writable(f"state.delete({check_name(name)!r})")
         session.writes.put(name, b"")
 
     async def keys(self) -> list[str]:
@@ -106,7 +109,7 @@ def _session(what: str) -> tuple[Scope, Session]:
     return scope, session
 
 
-def _writable(what: str) -> tuple[Session, int]:
+def _writable(what: str) -> tuple[Session, int, Vault | None]:
     scope, session = _session(what)
     attempt = scope.attempt
     attempt.conductor.check()
@@ -122,7 +125,7 @@ def _writable(what: str) -> tuple[Session, int]:
         )  # fmt: skip
     keep = attempt.spec.state_retention
     session.writes.retention_ms = KEEP_STATE_MS if keep is None else max(1, int(keep * 1000))
-    return session, attempt.limit
+    return session, attempt.limit, attempt.vault
 
 
 async def _found(session: Session, name: str | None) -> bytes:

@@ -41,12 +41,12 @@ SETTINGS = (
 _WITHIN = 5.0  # s for an answer
 # what the Python side sends by itself, beside what the scripts do
 _OURS = (
-    "EVALSHA", "EXISTS", "GET", "HDEL", "HGET", "HGETALL", "HKEYS", "HMGET", "HSETNX", "LLEN", "LRANGE", "MGET",
+    "EVALSHA", "EXISTS", "GET", "HDEL", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "HSETNX", "LLEN", "LRANGE", "MGET",
     "PUBLISH", "SCAN", "SMEMBERS", "SUBSCRIBE", "TIME", "UNLINK", "UNSUBSCRIBE", "XACK", "XLEN", "XPENDING", "XRANGE",
-    "ZCARD", "ZRANDMEMBER", "ZRANGE", "ZRANGEBYSCORE", "ZREM", "ZREVRANGE",
+    "ZCARD", "ZRANDMEMBER", "ZRANGE", "ZRANGEBYSCORE", "ZRANK", "ZREM", "ZREVRANGE",
 )  # fmt: skip
-_OURS_OF_TWO = (("PUBSUB", "NUMSUB"), ("SCRIPT", "LOAD"), ("XINFO", "GROUPS"))
-_CONTAINERS = {"PUBSUB", "SCRIPT", "XGROUP", "XINFO"}
+_OURS_OF_TWO = (("MEMORY", "USAGE"), ("PUBSUB", "NUMSUB"), ("SCRIPT", "LOAD"), ("XINFO", "GROUPS"))
+_CONTAINERS = {"MEMORY", "PUBSUB", "SCRIPT", "XGROUP", "XINFO"}
 _CALL = re.compile(rb"redis\.p?call\(\s*'([A-Z]+)'(?:,\s*'([A-Z]+)')?")
 _LONGEST = 5  # arguments that a command of ours needs at least
 

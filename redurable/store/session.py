@@ -65,21 +65,34 @@ class Entry:
 
 @dataclass(slots=True)
 class Writes:
-    """What an attempt wrote to the state and nobody sees yet: name -> (number of the write, value; b"" = deleted)."""
+    """
+    What an attempt wrote to the state and nobody sees yet: name -> (number of the write, value; b"" = deleted).
+
+    A value that is still `pending` (it is being sealed) is read back, but never stored.
+    """
 
     values: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    pending: set[int] = field(default_factory=set)
     count: int = 0
     retention_ms: int = KEEP_STATE_MS
 
-    def put(self, name: str, value: bytes) -> None:
-        """Keep a write; its number tells a replay's repetition from news."""
+    def put(self, name: str, value: bytes) -> int:
+        """Keep a write and return its number, which tells a replay's repetition from news."""
         self.count += 1
         self.values[name] = (self.count, value)
+        return self.count
+
+    def sealed(self, name: str, number: int, value: bytes) -> None:
+        """The write *number* is to be stored as *value*, unless another has come meanwhile."""
+        self.pending.discard(number)
+        if self.values[name][0] == number:
+            self.values[name] = (number, value)
 
     @property
     def flat(self) -> list[Any]:
         """As the scripts take them."""
-        return [word for name, (number, value) in self.values.items() for word in (number, name, value)]
+        ready = [(number, name, value) for name, (number, value) in self.values.items() if number not in self.pending]
+        return [word for write in ready for word in write]
 
 
 class Session:

@@ -28,7 +28,7 @@ from redurable.codec import sealed_part
 from redurable.codecs import AesGcm, Codec, Vault, Zstd
 from redurable.model import Reason, Status, StepDone
 from redurable.runtime.attempt import Attempt
-from tests.runtime.world import World, again
+from tests.runtime.world import QUEUE, World, again
 
 pytestmark = pytest.mark.anyio
 SECRET = "tip-top-secret"
@@ -338,6 +338,9 @@ async def test_the_state_of_a_session_is_sealed_too(w: World) -> None:
     worker = await w.serve(visit, vault=Vault(aes()))
     for expected in ([], [SECRET]):
         assert await w.call(SECRET, key="s") == expected
+    operators = w.client.state(QUEUE, "s")
+    await operators.set("note", SECRET)
+    assert [await operators.get("seen"), await operators.get("note")] == [[SECRET, SECRET], SECRET]
     assert SECRET.encode() not in await stored(w)
     await w.stop(worker)
     use(w, None)
@@ -345,6 +348,26 @@ async def test_the_state_of_a_session_is_sealed_too(w: World) -> None:
     blind = await w.send("plain", key="s")
     await w.event("intent.held")
     assert ((await w.until(blind, Status.WAITING)).held or "").startswith("CODEC_MISSING")
+
+
+async def test_writes_to_a_state_keep_their_order_however_long_sealing_takes(w: World) -> None:
+    codec = Failing()
+
+    async def write(n: int) -> Any:
+        await state.set("last", n)
+        return await state.get("last")
+
+    async def handler() -> Any:
+        seen = await asyncio.gather(*(write(n) for n in range(5)))
+        await keep(seen)
+        again(4)
+        return seen
+
+    await w.serve(handler, vault=Vault([codec]))
+    use(w, [codec])
+    for _ in range(4):
+        assert await w.call(key="s") == [4] * 5
+        assert await w.client.state(QUEUE, "s").get("last") == 4
 
 
 async def test_without_a_codec_there_is_none(w: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_a_file_is_short_and_its_lines_too(script: Script) -> None:
 def test_what_frees_memory_runs_when_it_is_full(script: Script) -> None:
     adds = {
         "submit", "schedule", "enter", "record", "checkpoint", "note", "redrive", "wake", "watch", "import",
-        "resolve", "declare", "withdraw",
+        "resolve", "declare", "withdraw", "amend",
     }  # fmt: skip
     assert (script.name in adds) == (script.flags == ())
 
@@ -195,7 +195,15 @@ class TestDiagram:
         lines = re.findall(
             r"^ +([a-z, ]+?) {2,}(none|[A-Z_| ]+?)(?:, never claimed)? -> (none|[A-Z_| ]+)", self.drawing, re.M
         )
-        assert [line[0] for line in lines] == ["cancel, expire", "redrive", "delete", "import", "enter", "reseat"]
+        assert [line[0] for line in lines] == [
+            "cancel, expire",
+            "redrive",
+            "delete",
+            "import",
+            "enter",
+            "reseat",
+            "skip",
+        ]
         for verbs, before, after in lines:
             for verb in verbs.split(", "):
                 assert _states(before) <= _states(load(verb).before)

@@ -53,7 +53,7 @@ ARRIVAL = {"key": "answer#0", "about": b"", "form": "", "schema": b"", "since": 
 
 OPEN = ("CREATED", "SUBMITTED", "DELIVERED", "IN_PROGRESS", "WAITING")
 FINAL = ("COMPLETED", "FAILED", "CANCELED", "TIMED_OUT")
-_ENDS = {"cancel": "CANCELED", "expire": "TIMED_OUT", "recover": "FAILED"}
+_ENDS = {"cancel": "CANCELED", "expire": "TIMED_OUT", "recover": "FAILED", "skip": "FAILED"}
 STATES = ("GONE", *OPEN, *FINAL)
 IMPORTED: dict[str, Any] = {
     "status": "SUBMITTED", "fields": ["queue", QUEUE, "created", NOW_MS], "entries": [STEP], "kept": [],
