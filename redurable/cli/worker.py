@@ -2,7 +2,7 @@
 `redurable worker`, and the process that it spawns.
 
 Everything that can be wrong with the target, the options and the server is found before any process is spawned. The
-parent and its children log alike; the parent alone serves metrics, its children count into files that it adds up.
+parent and its children log alike; the parent alone serves metrics and health, of what its children count in files.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def worker(
     of OpenTelemetry say (OTEL_EXPORTER_OTLP_ENDPOINT, ...), if one is set.
     """
     from redurable.codecs.base import vault_of
-    from redurable.telemetry import logs, metrics
+    from redurable.telemetry import logs
     from redurable.worker.process import Options, supervise
 
     _check_platform(reload)
@@ -117,8 +117,7 @@ def worker(
         handlers = load(target, queue, directory)
         vault_of(codec)  # what is wrong with it is said before any process is spawned
         if metrics_port is not None:
-            port = stack.enter_context(metrics.serving(metrics_port, lease))
-            logs.engine().info("metrics.serving", port=port, paths=["/metrics", "/health"])
+            _serve_metrics(stack, metrics_port, options, handlers)
         _announce(options, handlers)
         code = supervise(options)
     raise typer.Exit(code)
@@ -126,14 +125,14 @@ def worker(
 
 def worker_process() -> None:
     """Be one process of `redurable worker`; for its own use."""
-    from redurable.telemetry import exporting, logs, metrics
+    from redurable.telemetry import counting, exporting, logs
     from redurable.worker.process import child_options, run_child
 
     options = child_options()
     logs.start(options.log_format)
     exporting.trace_worker(options.target)
     if options.metrics_port is not None:
-        metrics.count()
+        counting.count(options.worker_id)
     raise typer.Exit(run_child())
 
 
@@ -188,6 +187,21 @@ def _check_platform(reload: bool) -> None:
         raise ConfigurationError(
             "--reload needs the package watchfiles", hint="install it: pip install 'redurable[reload]'"
         )
+
+
+def _serve_metrics(stack: contextlib.ExitStack, port: int, options: Any, handlers: list[HandlerSpec]) -> None:
+    from redurable.config import namespace
+    from redurable.runtime.spec import steps_of
+    from redurable.store.address import address_of
+    from redurable.telemetry import endpoint, logs
+
+    steps: dict[str, list[str]] = {}
+    for spec in handlers:
+        known = steps.setdefault(spec.queue, [])
+        known += [name for name in steps_of(spec.function.__module__) if name not in known]
+    given = (address_of(options.url), namespace(options.namespace), steps)
+    port = stack.enter_context(endpoint.serving(port, options.lease, *given))
+    logs.engine().info("metrics.serving", port=port, paths=list(endpoint.PATHS))
 
 
 def _announce(options: Any, handlers: list[HandlerSpec]) -> None:

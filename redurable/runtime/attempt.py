@@ -35,7 +35,7 @@ from redurable.errors import (
     TerminalError,
     UsageError,
 )
-from redurable.events import emit, wanted
+from redurable.events import emit, gathered, wanted
 from redurable.journal.cursor import Cursor
 from redurable.model import (
     AttemptFailed,
@@ -110,6 +110,7 @@ class Attempt:
         self.compensations: list[tuple[Callable[..., Any], Any, Any]] = []
         self.checkpoints = Checkpoints()
         self.stand_ins: Mapping[str, StandIn] = {}  # by step: called instead of its body
+        self.timed = gathered("step.seconds", lease.queue)
         self.task: asyncio.Task[None] | None = None
         self.ended = ""
         self._resources = resources
@@ -118,15 +119,16 @@ class Attempt:
         self._parked = False
         self._cursor = Cursor()
         self.vault = vault
+        news = lambda: self.conductor.news()  # noqa: E731, PLW0108  undo work has a conductor of its own
         self.recorder = (
-            Recorder(lease, self._cursor, self._news, self.lost, limit)
+            Recorder(lease, self._cursor, news, self.lost, limit)
             if vault is None
-            else SealedRecorder(lease, self._cursor, self._news, self.lost, limit, vault, self.hold)
+            else SealedRecorder(lease, self._cursor, news, self.lost, limit, vault, self.hold)
         )
         if journal is not None:
             watch_growth(self, *journal)
         self.main = Scope(self, "")
-        self.conductor = Conductor(self.main, self._cursor, self.recorder, self._park_soon)
+        self.conductor: Conductor = Conductor(self.main, self._cursor, self.recorder, self._park_soon)
 
     # --- what the worker uses -------------------------------------------------------------------------------------
 
@@ -143,22 +145,28 @@ class Attempt:
     async def _run(self) -> None:
         self.task = asyncio.current_task()
         scope_var.set(self.main)
+        lease = self.lease
+        counted = gathered("attempt.seconds", lease.queue)
+        if counted is not None:
+            counted["started"].append(0.0)
         if wanted("attempt.started"):
-            emit("attempt.started", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt)
+            emit("attempt.started", intent=lease.id, queue=lease.queue, attempt=lease.attempt)
         try:
             try:
                 self.ended = await self._pipe()
             except CodecError as error:
-                self.ended = await put_down(self.lease, len(self._cursor), error)
+                self.ended = await put_down(lease, len(self._cursor), error)
         except StoreError as error:
-            emit("attempt.store_error", intent=self.lease.id, error=error)
+            emit("attempt.store_error", intent=lease.id, error=error)
             self.ended = await self._release()
         finally:
             self.conductor.over = True
             self._cancel_leftovers()
+            age, ended = now_ms() - lease.created, self.ended or "lost"
+            if counted is not None:
+                counted[ended].append(age / 1000)
             if wanted("attempt.ended"):
-                emit("attempt.ended", intent=self.lease.id, queue=self.lease.queue, attempt=self.lease.attempt,
-                     ended=self.ended, age=now_ms() - self.lease.created)  # fmt: skip
+                emit("attempt.ended", intent=lease.id, queue=lease.queue, attempt=lease.attempt, ended=ended, age=age)
 
     def hint(self) -> None:
         """Something was appended to the journal from outside."""
@@ -191,7 +199,7 @@ class Attempt:
         policy = self.spec.on_code_change
         if policy == "ignore":
             return
-        emit("step.code_changed", intent=self.lease.id, step=name, n=n)
+        emit("step.code_changed", intent=self.lease.id, queue=self.lease.queue, step=name, n=n)
         if name not in self._changed:
             self._changed.append(name)
             self.lease.note("changed", ",".join(self._changed))
@@ -370,9 +378,6 @@ class Attempt:
             self.recorder.sync()
         else:
             self.lost(word.decode())
-
-    def _news(self) -> None:
-        self.conductor.news()
 
     def _cancel_leftovers(self) -> None:
         for scope in self.conductor.scopes:

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from redurable.clock import monotonic
 from redurable.errors import UsageError
 from redurable.journal.cursor import INSIDE, inside_of
 from redurable.journal.rest import DURABLE, FOREIGN, is_blocked, kind_of_wait
@@ -74,6 +75,12 @@ class Scope:
         count = self.counts.get(key, 0) + 1
         self.counts[key] = count
         return count
+
+    def ran(self, name: str, begun: float) -> float:
+        """Tell, if anyone asks, how long a body ran that returned or raised; return 0.0, for it is told."""
+        if begun and self.attempt.timed is not None:
+            self.attempt.timed[name].append(monotonic() - begun)
+        return 0.0
 
     def try_again(self) -> None:
         """The step's body starts anew: what it calls is numbered from the beginning."""

@@ -8,6 +8,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from redurable.clock import Seconds, seconds
 from redurable.codec import Typed, typed
@@ -17,7 +18,7 @@ from redurable.journal.fingerprint import fingerprint
 from redurable.retry import Retry
 from redurable.runtime.scope import Scope
 
-__all__ = ["OnCancel", "RunIn", "StepSpec", "return_annotation"]
+__all__ = ["OnCancel", "RunIn", "StepSpec", "remember", "return_annotation", "step_spec", "steps_of"]
 
 RunIn = Literal["loop", "thread", "process"]
 OnCancel = Literal["finish", "interrupt"]
@@ -96,3 +97,24 @@ def return_annotation(function: Callable[..., Any]) -> Any:
     except (NameError, TypeError, AttributeError):
         return Any
     return hints.get("return", Any)
+
+
+_specs: WeakKeyDictionary[Any, StepSpec] = WeakKeyDictionary()
+
+
+def remember(function: Any, spec: StepSpec) -> None:
+    """Let *function*, as `step` made it, be known by *spec*."""
+    _specs[function] = spec
+
+
+def step_spec(function: Any) -> StepSpec | None:
+    """Return the spec of a function that `step` decorated, None of any other."""
+    try:
+        return _specs.get(function)
+    except TypeError:  # neither hashable nor a step
+        return None
+
+
+def steps_of(module: str) -> list[str]:
+    """Return the names of the steps whose functions are defined in *module*."""
+    return sorted({spec.name for spec in list(_specs.values()) if spec.function.__module__ == module})

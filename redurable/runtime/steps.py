@@ -16,12 +16,11 @@ import threading
 import typing
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
-from weakref import WeakKeyDictionary
 
 import msgspec
 
 from redurable import spans
-from redurable.clock import Seconds, now_ms
+from redurable.clock import Seconds, monotonic, now_ms
 from redurable.errors import CodecError, ConfigurationError, SerialisationError, StepFailed, UsageError
 from redurable.events import emit
 from redurable.journal.cursor import RUNNING, UNSET, Call
@@ -30,7 +29,7 @@ from redurable.model import ErrorInfo, StepDone, StepFailedEntry, StepTried
 from redurable.retry import Retry
 from redurable.runtime.bodies import awaited, in_process, in_thread, on_loop
 from redurable.runtime.scope import Scope, current_scope, scope_var
-from redurable.runtime.spec import OnCancel, RunIn, StepSpec
+from redurable.runtime.spec import OnCancel, RunIn, StepSpec, remember, step_spec
 
 __all__ = ["perform", "perform_sync", "step", "step_spec"]
 
@@ -69,7 +68,8 @@ def failed(spec: StepSpec, scope: Scope, call: Call, error: BaseException) -> St
     if not scope.attempt.conductor.cancellation.pending and not isinstance(error, _HOPELESS):
         delay = spec.retry.delay(tries, error)
     info = ErrorInfo.of(error)
-    emit("step.failed", intent=scope.attempt.lease.id, step=name, n=n, tries=tries, retry_in=delay, error=error)
+    lease = scope.attempt.lease
+    emit("step.failed", intent=lease.id, queue=lease.queue, step=name, n=n, tries=tries, retry_in=delay, error=error)
     if delay is None:
         call.value = error
         return StepFailedEntry(place, name, n, now, spec.code, info, tries)
@@ -121,6 +121,7 @@ def _enter(spec: StepSpec, scope: Scope, call: Call) -> tuple[str, Any]:
 async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any) -> Any:
     before = _enter(spec, scope, call)
     emit("step.started", intent=scope.attempt.lease.id, step=spec.name, n=call.identity[2], tries=call.tries + 1)
+    begun = 0.0 if scope.attempt.timed is None else monotonic()
     try:
         async with asyncio.timeout(spec.timeout):
             if spec.name in scope.attempt.stand_ins:
@@ -130,8 +131,12 @@ async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any
             if spec.run_in == "process":
                 return await in_process(spec.function, args, kwargs, spec.typed.annotation)
             return await awaited(await in_thread(scope, spec.function, args, kwargs))
+    except asyncio.CancelledError:
+        begun = 0.0
+        raise
     finally:
         scope.path, scope.step = before
+        scope.ran(spec.name, begun)
 
 
 async def perform(scope: Scope, spec: StepSpec, n: int | str, args: Any, kwargs: Any) -> Any:
@@ -180,6 +185,7 @@ def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any
         entry: Any
         scope.attempt.conductor.bodies.add(call)
         before = _enter(spec, scope, call)
+        begun = monotonic()
         try:
             if spec.name in scope.attempt.stand_ins:
                 value = on_loop(loop, scope.attempt.stand_ins[spec.name](*args, **kwargs))
@@ -192,28 +198,21 @@ def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any
             entry = failed(spec, scope, call, error)
         finally:
             scope.path, scope.step = before
+        scope.ran(spec.name, begun)
         on_loop(loop, closed(scope, call, entry))
 
 
-async def _short_failed(scope: Scope, spec: StepSpec, n: int | str, error: Exception, args: Any, kwargs: Any) -> Any:
+async def _short_failed(
+    scope: Scope, spec: StepSpec, n: int | str, error: Exception, args: Any, kwargs: Any, begun: float
+) -> Any:
     """A body failed on the short way: go on with it in the general one."""
+    scope.ran(spec.name, begun)
     conductor = scope.attempt.conductor
     conductor.leave_fast()
     call = conductor.take_fast_call()
     scope.step = None
     await closed(scope, call, failed(spec, scope, call, error))
     return await _persist(scope, spec, call, args, kwargs)
-
-
-_specs: WeakKeyDictionary[Any, StepSpec] = WeakKeyDictionary()
-
-
-def step_spec(function: Any) -> StepSpec | None:
-    """Return the spec of a function that `step` decorated, None of any other."""
-    try:
-        return _specs.get(function)
-    except TypeError:  # neither hashable nor a step
-        return None
 
 
 def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
@@ -237,8 +236,11 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
         scope.durable = True
         scope.step = (name, n)
         cursor = conductor.cursor
+        begun = 0.0 if attempt.timed is None else monotonic()
         try:
             value: Any = await function(*args, **kwargs)
+            if begun:
+                begun = scope.ran(name, begun)
             data, value = spec.typed.settle(value, what, attempt.limit)
             if conductor.still_fast():
                 entry = StepDone(scope.path, name, n, now_ms(), code, msgspec.Raw(data))
@@ -253,7 +255,7 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
             else:
                 recorded = False
         except Exception as error:
-            return await _short_failed(scope, spec, n, error, args, kwargs)  # type: ignore[no-any-return]  # typed by the wrapper
+            return await _short_failed(scope, spec, n, error, args, kwargs, begun)  # type: ignore[no-any-return]  # typed by the wrapper
         except asyncio.CancelledError:
             if conductor.signal is None and not conductor.over:
                 conductor.leave_fast()
@@ -270,7 +272,7 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
             await closed(scope, call, StepDone(scope.path, name, n, now_ms(), code, msgspec.Raw(data)))
         return concluded(spec, scope, call)  # type: ignore[no-any-return]  # typed by the wrapper
 
-    _specs[call_step] = spec
+    remember(call_step, spec)
     call_step.__redurable_step__ = True  # type: ignore[attr-defined]  # our own mark: a step is no handler
     return call_step
 
@@ -281,7 +283,7 @@ class SyncStep(typing.Generic[P, R]):
     def __init__(self, spec: StepSpec, function: Callable[P, R]) -> None:
         functools.update_wrapper(self, function)
         self._spec = spec
-        _specs[self] = spec
+        remember(self, spec)
         self._function = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:

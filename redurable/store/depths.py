@@ -29,7 +29,7 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
     A queue: intents that wait for a worker, that workers hold, suspects; the age of the oldest that waits; its workers.
 
     *delayed* ones have their start to come. *waiting* ones need no worker now, counted by reason; *unknown* are those
-    among them whose type no worker knew that met them.
+    among them whose type no worker knew that met them. Who waits for news without a time limit is not counted.
     """
 
     name: str
@@ -49,9 +49,12 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Every queue; how many intents have a timer; how many finished ones are kept, completed and other."""
+    """
+    Queues, and of how many in all; how many intents have a timer; how many finished ones are kept, completed and other.
+    """
 
     queues: list[QueueInfo]
+    total: int
     timers: int
     completed: int
     other: int
@@ -67,6 +70,15 @@ class _Depth:
     waiting: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    depths: dict[str, _Depth]
+    names: list[str]
+    timers: int
+    completed: int
+    other: int
+
+
 async def queues(store: Store) -> list[QueueInfo]:
     """Return every queue that ever held an intent, with its depth."""
     return (await overview(store)).queues
@@ -77,8 +89,8 @@ async def overview(store: Store, most: int | None = None) -> Overview:
     looks = asyncio.gather(*(_partition(store, keys, most) for keys in store.keys))
     present, parts = await asyncio.gather(workers(store), looks)
     depths: dict[str, _Depth] = {}
-    for part, *_ in parts:
-        for name, depth in part.items():
+    for part in parts:
+        for name, depth in part.depths.items():
             _add(depths.setdefault(name, _Depth()), depth)
     now = (await store.mux.command("TIME"))[0] if depths else 0
     found = [
@@ -92,15 +104,20 @@ async def overview(store: Store, most: int | None = None) -> Overview:
             oldest_seconds=None if d.oldest is None else max(0.0, int(now) - d.oldest / 1000),
             workers=sum(name in w.queues for w in present if w.alive),
         )
-        for name, d in sorted(depths.items())
+        for name, d in sorted(depths.items())[:most]
     ]
-    timers, completed, other = (sum(numbers) for numbers in zip(*(part[1:] for part in parts), strict=True))
-    return Overview(found, timers, completed, other)
+    return Overview(
+        queues=found,
+        total=len({name for part in parts for name in part.names} | depths.keys()),
+        timers=sum(part.timers for part in parts),
+        completed=sum(part.completed for part in parts),
+        other=sum(part.other for part in parts),
+    )
 
 
-async def _partition(store: Store, keys: Keys, most: int | None) -> tuple[dict[str, _Depth], int, int, int]:
+async def _partition(store: Store, keys: Keys, most: int | None) -> _Part:
     mux = store.mux
-    streams, drawn, *counts = await asyncio.gather(
+    streams, drawn, timers, completed, other = await asyncio.gather(
         mux.command("SMEMBERS", keys.streams),
         mux.command("ZRANDMEMBER", keys.timers, SAMPLE),
         mux.command("ZCARD", keys.timers),
@@ -108,7 +125,9 @@ async def _partition(store: Store, keys: Keys, most: int | None) -> tuple[dict[s
         mux.command("ZCARD", keys.failed),
     )
     places = {raw: keys.lane_of(raw.decode()) for raw in streams}
-    depths = {name: _Depth() for name in sorted({name for name, _ in places.values()})[:most]}
+    names = sorted({name for name, _ in places.values()})
+    # the first of all partitions together are among the first of each
+    depths = {name: _Depth() for name in names[:most]}
     streams = [raw for raw, (name, _) in places.items() if name in depths]
     heads, *rows = await asyncio.gather(
         asyncio.gather(*(mux.command("HMGET", keys.head(i.decode()), "queue", "status", "reason") for i in drawn)),
@@ -123,7 +142,7 @@ async def _partition(store: Store, keys: Keys, most: int | None) -> tuple[dict[s
         else:
             depth.queued += free
         depth.oldest = _earliest(depth.oldest, oldest)
-    each = counts[0] / len(drawn) if drawn else 0.0
+    each = timers / len(drawn) if drawn else 0.0
     for queue, status, reason in heads:
         if queue is None:
             continue  # removed since
@@ -133,7 +152,7 @@ async def _partition(store: Store, keys: Keys, most: int | None) -> tuple[dict[s
         elif status == Status.WAITING.encode():
             word = reason.decode() if reason else Reason.TIME.value
             depth.waiting[word] = depth.waiting.get(word, 0.0) + each
-    return depths, *counts
+    return _Part(depths, names, timers, completed, other)
 
 
 async def _stream(store: Store, raw: bytes) -> tuple[int, int, int | None]:

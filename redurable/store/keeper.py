@@ -12,6 +12,7 @@ from typing import Any
 
 from redurable.clock import now_ms
 from redurable.errors import StoreError
+from redurable.events import emit
 from redurable.model import CancelRequested, Status, encode_entry
 from redurable.store.keys import FRESH_LANES, GROUP, SOLO, UNPINNED, Keys
 from redurable.store.lease import Lease
@@ -129,14 +130,18 @@ class Keeper:
                 (intent, entry.entry, lane, entry.owner, keys.liveness(entry.owner) if liveness else "", entry.idle,
                  int(counted), UNPINNED, SOLO, failed, KEEP_OTHER_MS, keys.namespace + ":r:", *told),
             )  # fmt: skip
+            if word == b"FAILED":
+                emit("intent.ended", intent=intent, queue=queue, outcome="FAILED")
             if word != b"AGAIN":
                 return str(word.decode())
 
-    async def due(self, now: int, count: int) -> tuple[list[str], int | None]:
-        """Return up to *count* ids whose timer is due at *now* (ms), and when the first of all is due."""
-        ids = self._mux.command("ZRANGEBYSCORE", self.keys.timers, "-inf", now, "LIMIT", 0, count)
+    async def due(self, now: int, count: int) -> tuple[dict[str, int], int | None]:
+        """Return up to *count* ids whose timer is due at *now*, with when; and when the first of all is due (ms)."""
+        found = self._mux.command("ZRANGEBYSCORE", self.keys.timers, "-inf", now, "WITHSCORES", "LIMIT", 0, count)
         first = await self._mux.command("ZRANGE", self.keys.timers, 0, 0, "WITHSCORES")
-        return [i.decode() for i in await ids], int(float(first[1])) if first else None
+        flat = await found
+        due = {intent.decode(): int(float(at)) for intent, at in zip(flat[::2], flat[1::2], strict=True)}
+        return due, int(float(first[1])) if first else None
 
     async def fire(self, store: Store, intent: str) -> str:
         """Act on the due timer of *intent*: start, wake or expire it; return the script's word."""
@@ -154,7 +159,11 @@ class Keeper:
             if deadline is not None and int(deadline) <= min(others, default=int(deadline)):
                 entry = encode_entry(CancelRequested(at=now_ms(), status=Status.TIMED_OUT, note="deadline passed"))
                 result = failure_of(Status.TIMED_OUT, "DEADLINE", "the deadline passed before it started")
-                return await store.interrupt(intent, "expire", entry, result)
+                told = await store.interrupt(intent, "expire", entry, result)
+                # several workers fire one timer, and the script gives them all the same answer: one of them tells
+                if told == "TIMED_OUT" and await self._mux.command("HSETNX", keys.head(intent), "told", 1):
+                    emit("intent.ended", intent=intent, queue=queue.decode(), outcome=told)
+                return told
             to = lane.decode() if status == b"CREATED" else UNPINNED
             places: tuple[str, ...]
             places = (keys.head(intent), keys.stream(queue.decode(), to), keys.streams, keys.timers)

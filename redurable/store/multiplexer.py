@@ -23,7 +23,7 @@ import hiredis
 
 from redurable.clock import monotonic
 from redurable.errors import StoreUnavailable
-from redurable.events import emit
+from redurable.events import emit, gathered
 from redurable.store.link import Link, pack
 from redurable.store.refusals import PATIENCE, refusal
 from redurable.store.scripts import CHUNK, Script
@@ -109,6 +109,7 @@ class Multiplexer:
         patience: Seconds that a call may wait for a server that is away; None waits for good.
         on_connect: Called with the server's identity (run id, replication id) after every connect.
         silence: Seconds without any answer to calls that are out, after which the connection is given up.
+        timed: Gather how long each answer took, if anyone asks now; not for blocking reads.
 
     Attributes:
         clock: Time in us given to every script; "" means the server's own (tests give others).
@@ -122,6 +123,7 @@ class Multiplexer:
         patience: float | None = None,
         on_connect: Callable[[Identity], None] | None = None,
         silence: float = SILENCE,
+        timed: bool = False,
     ) -> None:
         self.topology = topology
         self.patience = patience
@@ -133,6 +135,8 @@ class Multiplexer:
         self._sources = {s.sha: s.source for s in scripts}
         self._on_connect = on_connect
         self._silence = silence if patience is None else min(silence, patience)
+        times = gathered("store.seconds", "") if timed else None
+        self._times = None if times is None else times[""]
         self._tick = min(1.0, self._silence / 4)
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
@@ -262,6 +266,8 @@ class Multiplexer:
     def _on_reply(self, reply: Any) -> None:
         call = self._sent.popleft()
         self._silent = 0
+        if self._times is not None and call.packed:
+            self._times.append(monotonic() - call.born)
         if isinstance(reply, hiredis.ReplyError):
             text = str(reply)
             if text.startswith("NOSCRIPT") and isinstance(call, _Batch) and call.loads < _LOADS:

@@ -68,7 +68,7 @@ class Store:
         self.topology = Topology(address)
         self.namespace = check_namespace(namespace)
         scripts = (*load_all().values(), *load_all(session=True).values())
-        self.mux = Multiplexer(self.topology, scripts, patience=patience, on_connect=on_connect)
+        self.mux = Multiplexer(self.topology, scripts, patience=patience, on_connect=on_connect, timed=True)
         self._wanted = partitions
         self.keys: list[Keys] = []
         self.secret = ""  # what tokens of promises are signed with

@@ -1,5 +1,5 @@
 """
-Logs and metrics: subscribers of `redurable.events`. Traces: the observer of `redurable.spans`.
+Logs, metrics and probes: subscribers of `redurable.events`. Traces: the observer of `redurable.spans`.
 
-Lower floors emit, never measure.
+Lower floors emit and gather; they count nothing.
 """

@@ -50,6 +50,7 @@ LEVELS: dict[str, int] = {
     "handler.abandoned": _WARNING,
     "handler.failed": _WARNING,  # ERROR when nothing follows
     "handler.foreign_wait": _WARNING,
+    "intent.ended": _INFO,
     "intent.held": _WARNING,
     "intent.unknown_type": _WARNING,
     "intents.mended": _WARNING,
@@ -59,6 +60,8 @@ LEVELS: dict[str, int] = {
     "leases.renewed": _DEBUG,
     "loop.blocked": _WARNING,
     "loop.failed": _ERROR,
+    "process.ended": _DEBUG,
+    "process.started": _DEBUG,
     "recovery.failed": _WARNING,
     "renewal.failed": _WARNING,
     "server.doubtful": _WARNING,
@@ -80,6 +83,7 @@ LEVELS: dict[str, int] = {
     "worker.stalled": _CRITICAL,
     "worker.started": _INFO,
     "worker.stopped": _INFO,
+    "worker.stopping": _DEBUG,
 }
 
 

@@ -56,7 +56,7 @@ async def overdue(worker: Worker, keeper: Keeper) -> None:
                     still[key] = first
                     continue
                 word, queue = await keeper.recover(entry), keeper.keys.lane_of(stream)[0]
-                emit("lease.overdue", worker=entry.owner, queue=queue, word=word)
+                emit("lease.overdue", worker=entry.owner, queue=queue, word=word, seconds=entry.idle / 1000)
         seen = still
         if held and calm:
             worker.pace.stir()

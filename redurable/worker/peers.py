@@ -57,6 +57,7 @@ async def _pending(keeper: Keeper, stream: str, owner: str) -> list[Pending]:
 async def peers(worker: Worker, keeper: Keeper) -> None:
     """Watch other processes until the worker stops."""
     misses: dict[str, int] = {}
+    missed_at: dict[str, float] = {}
     ring: list[str] = []
     next_look = 0.0
     while not worker.stopping.is_set():
@@ -74,13 +75,16 @@ async def peers(worker: Worker, keeper: Keeper) -> None:
             for name, count in zip(others, counts[1::2], strict=True):
                 misses[name] = 0 if count else misses.get(name, 0) + 1
                 if misses[name] == 1:
+                    missed_at[name] = monotonic()
                     ring = sorted({*ring, name})  # look again soon, whoever watches it
                 elif misses[name] >= _MISSES and worker.may_judge():
                     next_look = 0.0
                     misses.pop(name, None)
+                    missed = missed_at.pop(name)
                     if name in await _registered(worker, keeper):  # else another was faster
                         words = await recover_worker(keeper, name, liveness=True)
-                        emit("worker.lost", worker=name, by="peers", taken=words)
+                        ms = round((monotonic() - missed) * 1000, 2)
+                        emit("worker.lost", worker=name, by="peers", taken=words, ms=ms)
         if any(misses.values()):
             await asyncio.sleep(_EVERY)  # who was not seen once is looked for again at once, at any pace
         else:

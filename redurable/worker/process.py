@@ -183,6 +183,7 @@ class _Supervisor:
                 self._end_children(signal.SIGKILL)
             return
         self._told_at = monotonic()
+        events.emit("worker.stopping")
         self._stopping.set()
         self._end_children(signal.SIGTERM)
         # one that is stopped or stuck hears nothing: what it holds is handed back as that of any other dead child
@@ -205,11 +206,14 @@ class _Supervisor:
             begun = monotonic()
             child = await self._spawn(index, worker_id)
             self._children[worker_id] = child
+            events.emit("process.started", worker=worker_id, pid=child.pid)
             if self._stopping.is_set():
                 self._end_children(signal.SIGTERM)
             code = await child.wait()
             died = monotonic()
             del self._children[worker_id]
+            told = self._stopping.is_set() or code == 0
+            events.emit("process.ended", worker=worker_id, pid=child.pid, code=code, told=told)
             await self._unless_told(self._bury(child.pid, worker_id, code, died))
             if self._stopping.is_set():
                 return

@@ -21,6 +21,7 @@ __all__ = ["timers"]
 
 _MOST = 200
 _LONGEST = 30.0
+_MOVED = ("OK", "TIMED_OUT", "REQUESTED")
 
 
 async def timers(worker: Worker, keeper: Keeper) -> None:
@@ -37,7 +38,10 @@ async def timers(worker: Worker, keeper: Keeper) -> None:
         due, first = await keeper.due(now_ms() + offset, _MOST)
         if due:
             words = await asyncio.gather(*(keeper.fire(worker.store, intent) for intent in due))
-            emit("timers.fired", count=sum(word in ("OK", "TIMED_OUT", "REQUESTED") for word in words))
+            now = now_ms() + offset
+            late = [max(0, now - at) / 1000 for at, word in zip(due.values(), words, strict=True) if word in _MOVED]
+            if late:
+                emit("timers.fired", count=len(late), late=late)
             if all(word == "EARLY" for word in words):
                 await asyncio.sleep(0.001)
             continue

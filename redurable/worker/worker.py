@@ -301,13 +301,13 @@ class Worker:
         if self.stopping.is_set():
             await lease.release()
             return
-        body = lease.body if lease.body is not None else await lease.read_body()
-        lease.body = None
+        body, lease.body = lease.body if lease.body is not None else await lease.read_body(), None
         try:
             envelope = decode_envelope(body)
         except msgspec.MsgspecError as error:
             failure = failure_of(Status.FAILED, "BAD_ENVELOPE", f"what was sent cannot be read: {error}")
             await lease.settle("FAILED", failure, KEEP_OTHER_MS)
+            events.emit("intent.ended", intent=lease.id, queue=lease.queue, outcome="FAILED")
             return
         types = self.handlers.get(lease.queue, {})
         spec = types.get(envelope.type)

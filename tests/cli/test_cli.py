@@ -248,6 +248,7 @@ def test_metrics_and_health_are_served_by_the_parent(cli: Cli, worker: Running) 
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         text = answer.read().decode()
     assert 'redurable_attempts_total{ended="COMPLETED",queue="sum"}' in text
+    assert "redurable_store_up 1.0" in text
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
         assert json.load(answer)["status"] == "ok"
 

@@ -80,7 +80,7 @@ class TestImport:
     async def test_a_passed_time_of_an_open_one_is_due_at_once(self, world: World) -> None:
         fields = [*IMPORTED["fields"], "wake", NOW_MS - 5, "reason", "TIME", "deadline", NOW_MS + 9]
         await world.call("import", status="WAITING", fields=fields)
-        assert await world.keeper.due(NOW_MS, 9) == ([world.id], NOW_MS - 5)
+        assert await world.keeper.due(NOW_MS, 9) == ({world.id: NOW_MS - 5}, NOW_MS - 5)
 
     async def test_thousands_of_entries_and_cursors(self, world: World) -> None:
         entries = [encode_entry(StepDone("", "s", n, NOW_MS, b"", msgspec.Raw(b"\x01"))) for n in range(5001)]

@@ -54,7 +54,7 @@ class TestSubmitAndSchedule:
     async def test_a_deadline_is_a_timer(self, world: World, verb: str) -> None:
         await world.bring("GONE")
         await world.call(verb, deadline=str(NOW_MS + 10))
-        assert await world.keeper.due(NOW_MS, 9) == ([], NOW_MS + 10)
+        assert await world.keeper.due(NOW_MS, 9) == ({}, NOW_MS + 10)
 
 
 async def test_a_new_stream_is_found_by_those_who_look_for_streams(world: World) -> None:
@@ -129,7 +129,7 @@ class TestCancel:
     async def test_it_takes_the_deadline_away(self, world: World) -> None:
         await world.bring("IN_PROGRESS", deadline="+50")
         await world.call("cancel")
-        assert await world.keeper.due(NOW_MS + 99, 9) == ([], None)
+        assert await world.keeper.due(NOW_MS + 99, 9) == ({}, None)
 
     async def test_it_finds_the_entry_wherever_it_moved(self, world: World) -> None:
         await world.bring("SUBMITTED")
@@ -263,7 +263,7 @@ class TestWake:
         await world.bring("IN_PROGRESS", deadline="+90000")
         await world.call("park", wake="+100")
         assert await world.store.wake(world.id) == "OK"
-        assert await world.keeper.due(NOW_MS, 9) == ([], NOW_MS + 90_000)
+        assert await world.keeper.due(NOW_MS, 9) == ({}, NOW_MS + 90_000)
 
 
 class TestWatch:

@@ -162,8 +162,8 @@ class TestPark:
     async def test_a_wake_is_from_now_or_a_moment(self, world: World, wake: str, due: int) -> None:
         await world.bring("IN_PROGRESS")
         assert await world.call("park", wake=wake, reason="TIME") == "OK"
-        assert await world.keeper.due(due - 1, 9) == ([], due)
-        assert await world.keeper.due(due, 9) == ([world.id], due)
+        assert await world.keeper.due(due - 1, 9) == ({}, due)
+        assert await world.keeper.due(due, 9) == ({world.id: due}, due)
 
     async def test_news_that_the_owner_has_not_seen_refuse_it(self, world: World) -> None:
         await world.bring("IN_PROGRESS", steps=2)
@@ -176,7 +176,7 @@ class TestPark:
     async def test_a_deadline_before_the_wake_is_the_timer(self, world: World) -> None:
         await world.bring("IN_PROGRESS", deadline="+500")
         assert await world.call("park", wake="+1000") == "OK"
-        assert await world.keeper.due(NOW_MS, 9) == ([], NOW_MS + 500)
+        assert await world.keeper.due(NOW_MS, 9) == ({}, NOW_MS + 500)
 
 
 class TestRetry:

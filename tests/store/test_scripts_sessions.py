@@ -81,7 +81,7 @@ class TestEnter:
             "queue": QUEUE, "reply": "c7", "digest": "d1", "max": "5", "created": str(NOW_MS),
             "deadline": str(NOW_MS + 90_000), "lane": "q:high", "session": SESSION, "place": str(NOW), "at": None,
         }  # fmt: skip
-        assert await world.keeper.due(NOW_MS, 9) == ([], NOW_MS + 90_000)
+        assert await world.keeper.due(NOW_MS, 9) == ({}, NOW_MS + 90_000)
 
     async def test_places_rise_though_the_clock_falls(self, world: World) -> None:
         await held(world)
@@ -120,7 +120,7 @@ class TestJoin:
         assert await world.keeper.fire(world.store, world.id) == "QUEUED"
         ids += await queued(world, 1)
         assert await world.line() == [*ids[:2], world.id, ids[2]]
-        assert await world.keeper.due(NOW_MS + DAY, 9) == ([], None)
+        assert await world.keeper.due(NOW_MS + DAY, 9) == ({}, None)
         await check_all(world.store)
 
     async def test_a_free_session_it_holds(self, world: World) -> None:

@@ -383,7 +383,7 @@ class TestFire:
         world.advance(500)
         assert await world.call("fire") == "OK"
         assert (await world.field("at") or "").startswith("c:-/")
-        assert await world.keeper.due(NOW_MS + 999, 9) == ([], None)
+        assert await world.keeper.due(NOW_MS + 999, 9) == ({}, None)
 
     async def test_one_second_early_is_early(self, world: World) -> None:
         await world.bring("CREATED")
@@ -404,19 +404,19 @@ class TestFire:
         await world.bring(state, deadline="+50")
         for _ in range(2):
             await world.keeper.fire(world.store, world.id)
-            assert await world.keeper.due(NOW_MS + DAY, 9) == ([], None)
+            assert await world.keeper.due(NOW_MS + DAY, 9) == ({}, None)
             world.advance(100)
 
     async def test_a_timer_that_the_head_knows_nothing_of_goes(self, world: World) -> None:
         await world.bring("SUBMITTED")
         await world.mux.command("ZADD", world.keys.timers, NOW_MS, world.id)
         assert await world.keeper.fire(world.store, world.id) == "STALE"
-        assert await world.keeper.due(NOW_MS, 9) == ([], None)
+        assert await world.keeper.due(NOW_MS, 9) == ({}, None)
 
     async def test_the_timer_of_an_intent_that_is_gone_goes(self, world: World) -> None:
         await world.mux.command("ZADD", world.keys.timers, NOW_MS, world.id)
         assert await world.keeper.fire(world.store, world.id) == "STALE"
-        assert await world.keeper.due(NOW_MS, 9) == ([], None)
+        assert await world.keeper.due(NOW_MS, 9) == ({}, None)
 
 
 class TestExpire:
@@ -464,7 +464,7 @@ class TestExpire:
         await world.bring("CREATED", delay_ms=20, deadline="+50")
         world.advance(60)
         assert await world.keeper.fire(world.store, world.id) == "OK"
-        assert await world.keeper.due(NOW_MS + 60, 9) == ([world.id], NOW_MS + 50)
+        assert await world.keeper.due(NOW_MS + 60, 9) == ({world.id: NOW_MS + 50}, NOW_MS + 50)
         assert await world.keeper.fire(world.store, world.id) == "TIMED_OUT"
 
 
@@ -489,7 +489,7 @@ class TestMend:
         await world.call("park", wake="+5")
         await world.mux.command("ZREM", world.keys.timers, world.id)
         assert await world.keeper.mend(world.id) == "MENDED"
-        assert await world.keeper.due(NOW_MS + 5, 9) == ([world.id], NOW_MS + 5)
+        assert await world.keeper.due(NOW_MS + 5, 9) == ({world.id: NOW_MS + 5}, NOW_MS + 5)
 
     @pytest.mark.parametrize("state", ["SUBMITTED", "DELIVERED", "IN_PROGRESS"])
     @pytest.mark.parametrize("lost", ["entry", "stream", "group", "ack"])

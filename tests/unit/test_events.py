@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redurable.events import emit, subscribe
+from redurable.events import emit, gather, gathered, subscribe
 
 
 def test_every_subscriber_hears_until_it_leaves() -> None:
@@ -47,3 +47,16 @@ def test_one_may_leave_while_an_event_is_told() -> None:
     emit("a.b")
     emit("c.d")
     assert heard == ["a.b"]
+
+
+def test_numbers_are_gathered_for_who_asks_and_only_then() -> None:
+    assert gathered("test.seconds", "q") is None
+    found = gather("test.seconds")
+    numbers = gathered("test.seconds", "q")
+    assert numbers is not None
+    numbers["a"].append(1.5)
+    numbers["a"].append(2.5)
+    again = gathered("test.seconds", "q")
+    assert again is numbers
+    assert gather("test.seconds") is found
+    assert found == {"q": {"a": [1.5, 2.5]}}
