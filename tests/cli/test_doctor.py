@@ -172,15 +172,19 @@ def test_no_persistence(examine: Cli, alone: Cli, bare: PrivateServer) -> None:
 
 
 def test_a_failure_is_accepted_by_name(
-    examine: Cli, alone: Cli, bare: PrivateServer, start_worker: Callable[..., Running]
+    examine: Cli,
+    alone: Cli,
+    bare: PrivateServer,
+    start_worker: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for words, variables in ((["--accept", "persistence"], {}), ([], {"REDURABLE_ACCEPT": "eviction,persistence"})):
-        running = start_worker(PLAIN, "--url", bare.url, *words, **variables)
-        running.wait_for("worker.started")
-        assert running.lines("server.doubtful")[0]["check"] == "persistence"
-        assert running.stop() == 0
-    said = examine(bare, "--accept", "persistence")
+    running = start_worker(PLAIN, "--url", bare.url, "--accept", "eviction,persistence")
+    running.wait_for("worker.started")
+    assert running.lines("server.doubtful")[0]["check"] == "persistence"
+    monkeypatch.setenv("REDURABLE_ACCEPT", "persistence")
+    said = examine(bare)
     assert (said.code, said.json["verdict"], found(said)["persistence"]["accepted"]) == (0, "warn", True)
+    assert examine(bare, "--accept", "eviction").code == 1
     for strange in ("version", "everything"):
         said = alone("worker", PLAIN, "--url", bare.url, "--accept", strange)
         assert said.code == 2
@@ -269,12 +273,12 @@ def test_a_policy_that_evicts_others_only_warns(
 
 
 def test_no_work_has_a_lifetime_so_volatile_policies_take_none(
-    shell: Cli, server: PrivateServer, worker: Running
+    cli: Cli, server: PrivateServer, worker: Running
 ) -> None:
     for queue in ("sum", "nap", "fragile"):
         payload = {"sum": "[1, 2]", "nap": "0.01", "fragile": '"/no/such"'}[queue]
-        shell("send", queue, payload, "--wait", "--timeout", "20")
-    shell("send", "later", "1", "--delay", "500")
+        cli("send", queue, payload, "--wait", "--timeout", "20")
+    cli("send", "later", "1", "--delay", "500")
     with client(server) as link:
         kinds = re.compile(r"cli:(?:meta|\{0\}:(?:qs|w|t|[qcipjo]:.*|x:\w+))$")
         work = [key for key in link.scan_iter("cli:*") if kinds.match(key)]
@@ -283,10 +287,11 @@ def test_no_work_has_a_lifetime_so_volatile_policies_take_none(
 
 
 def test_a_full_memory_is_told_and_keeps_no_worker_away(
-    examine: Cli, shell: Cli, start_worker: Callable[..., Running]
+    examine: Cli, alone: Cli, start_worker: Callable[..., Running]
 ) -> None:
     with PrivateServer(port=0, args=("--maxmemory", "8mb")) as server, client(server) as link:
-        intent = shell("send", "tests.cli.app.plain", "5", "--url", server.url, "--json").json["id"]
+        place = ("--url", server.url, "--namespace", "cli", "--json")
+        intent = alone("send", "tests.cli.app.plain", "5", *place).json["id"]
         with pytest.raises(redis.OutOfMemoryError):
             for n in range(1000):
                 link.set(f"filler{n}", "x" * 50_000)
@@ -306,9 +311,8 @@ def test_a_full_memory_is_told_and_keeps_no_worker_away(
         running = start_worker(PLAIN, "--url", server.url)
         running.wait_for("worker.started")
         assert running.lines("server.doubtful")[0]["check"] == "memory"
-        words = ("intents", "get", intent, "--url", server.url, "--json")
         end = time.monotonic() + 20
-        while shell(*words).json["status"] != "COMPLETED":
+        while alone("intents", "get", intent, *place).json["status"] != "COMPLETED":
             assert time.monotonic() < end
         assert not running.lines("renewal.failed")
         link.config_set("maxmemory", "9mb")
@@ -488,13 +492,14 @@ def test_a_user_without_the_rights_is_told_which(examine: Cli, alone: Cli, locke
 
 
 def test_the_rights_that_are_advised_are_enough(
-    examine: Cli, shell: Cli, locked: PrivateServer, start_worker: Callable[..., Running]
+    examine: Cli, alone: Cli, locked: PrivateServer, start_worker: Callable[..., Running]
 ) -> None:
     advice = found(examine(user(locked, "bob", "~cli:*", "+@all", "-hset"), "--namespace", "cli"))["rights"]["remedy"]
     url = user(locked, "bob", *advice.split()[4:])
     assert faults(examine(url, "--namespace", "cli")) == {}
     start_worker(PLAIN, "--url", url).wait_for("worker.started")
-    assert shell("send", "tests.cli.app.plain", "7", "--wait", "--timeout", "20", "--url", url).out == "7\n"
+    words = ("--wait", "--timeout", "20", "--url", url, "--namespace", "cli")
+    assert alone("send", "tests.cli.app.plain", "7", *words).out == "7\n"
 
 
 def test_where_config_is_forbidden_the_rest_is_still_told(
@@ -619,8 +624,9 @@ def test_the_rehearsal_reaches_the_arity_of_every_command(sound: PrivateServer) 
             assert arity <= longest, f"{name} needs {arity} words"
 
 
-def test_the_help_tells_options_and_exit_codes(shell: Cli) -> None:
-    said = shell("doctor", "--help", COLUMNS="200")
+def test_the_help_tells_options_and_exit_codes(alone: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    said = alone("doctor", "--help")
     assert said.code == 0
     for word in ("--replicas", "--accept", "--strict", "--json", "Exit code 0"):
         assert word in said.out
