@@ -89,10 +89,9 @@ class Writes:
             self.values[name] = (number, value)
 
     @property
-    def flat(self) -> list[Any]:
-        """As the scripts take them."""
-        ready = [(number, name, value) for name, (number, value) in self.values.items() if number not in self.pending]
-        return [word for write in ready for word in write]
+    def ready(self) -> list[tuple[int, str, bytes]]:
+        """What may be stored: (number, name, value)."""
+        return [(number, name, value) for name, (number, value) in self.values.items() if number not in self.pending]
 
 
 class Session:
@@ -133,7 +132,7 @@ class Session:
 
     def _form(self, heir: str, lane: str, writes: bool) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         keys = self._keys
-        flat = self.writes.flat if writes else []
+        flat = [word for write in self.writes.ready for word in write] if writes else []
         places = (
             self.line, keys.head(heir) if heir else self.line, keys.stream(self.queue, lane or UNPINNED),
             keys.streams, self.state,

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redurable.model import Entry, StepTried, TimerSet, decode_entry
+from redurable.testing.session import MemorySession
 
 if TYPE_CHECKING:
-    from redurable.store.session import Session
     from redurable.testing.memory import MemoryIntent
 
 __all__ = ["Kill", "MemoryLease"]
@@ -82,7 +82,9 @@ class MemoryLease:
         self.entries: list[bytes] = list(intent.journal)
         self.k = 0
         self.store = _Secret()  # tokens are signed, alike on every run, and open nothing
-        self.session: Session | None = None
+        self.session: MemorySession | None = None
+        if intent.session is not None:
+            self.session = MemorySession(intent.queue, intent.session, intent.state)
         self.dead = False
         self.on_hint: Callable[[], None] | None = None
         self.on_cut: Callable[[], None] | None = None
@@ -193,7 +195,7 @@ class MemoryLease:
 
     def park(self, seen: int, reason: str, wake_ms: int | None) -> Any:
         """See `Lease.park`."""
-        return self._call("park", self.k, seen, reason, wake_ms)
+        return self._call("park", self.k, seen, reason, wake_ms, self._writes())
 
     def retry(self, seen: int, delay_ms: int, failure: bytes) -> Any:
         """See `Lease.retry`."""
@@ -215,4 +217,7 @@ class MemoryLease:
 
     def settle(self, status: str, result: bytes, keep_ms: int) -> Any:
         """See `Lease.settle`."""
-        return self._call("settle", self.k, status, result)
+        return self._call("settle", self.k, status, result, self._writes() if status == "COMPLETED" else [])
+
+    def _writes(self) -> list[tuple[int, str, bytes]]:
+        return [] if self.session is None else self.session.writes.ready

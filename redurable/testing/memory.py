@@ -28,6 +28,7 @@ from redurable.store.inspection import failures_of, unpack_outcome
 from redurable.store.store import failure_of
 from redurable.testing.clock import Clock
 from redurable.testing.lease import Kill, MemoryLease
+from redurable.testing.session import save
 
 __all__ = ["FINAL", "MemoryIntent", "Pace"]
 
@@ -52,6 +53,8 @@ class MemoryIntent:
         queue: str = "q",
         deadline: int | None = None,
         start: int | None = None,
+        session: str | None = None,
+        state: dict[str, bytes] | None = None,
         pace: Pace = lambda: (1, 0),
     ) -> None:
         self.clock = clock
@@ -59,6 +62,8 @@ class MemoryIntent:
         self.id = id or new_id(0)
         self.queue = queue
         self.deadline = deadline
+        self.session = session
+        self.state = state or {}
         self.journal: list[bytes] = []
         self.head: dict[str, Any] = {"status": "SUBMITTED", "created": clock.now_ms()}
         if start is not None:
@@ -200,7 +205,7 @@ class MemoryIntent:
         self.journal += entries
         return len(self.journal)
 
-    def _park(self, fence: str, k: int, seen: int, reason: str, wake: int | None) -> bytes:
+    def _park(self, fence: str, k: int, seen: int, reason: str, wake: int | None, writes: list[Any]) -> bytes:
         if self.status == "WAITING" and self.head["fence"] == fence:
             return b"OK"
         no = self._refused(fence) or self._miscounted(k)
@@ -208,6 +213,7 @@ class MemoryIntent:
             return no
         if len(self.journal) != seen:
             return b"NEWS"
+        self.head["kept"] = save(self.state, writes, self.head.get("kept", 0))
         self._progressed()
         self.head |= {"status": "WAITING", "reason": reason, "wake": wake}
         return b"OK"
@@ -234,12 +240,13 @@ class MemoryIntent:
         self.head["status"] = "SUBMITTED"
         return b"OK"
 
-    def _settle(self, fence: str, k: int, status: str, result: bytes) -> bytes:
+    def _settle(self, fence: str, k: int, status: str, result: bytes, writes: list[Any]) -> bytes:
         if self.status == status and self.head["fence"] == fence:
             return b"OK"
         no = self._refused(fence) or (self._miscounted(k) if k else None)
         if no:
             return no
+        save(self.state, writes, self.head.get("kept", 0))
         self.finish(status, result)
         self.cursors.clear()
         return b"OK"

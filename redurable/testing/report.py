@@ -46,6 +46,7 @@ class Run(Generic[R]):
         journal: Its entries, as `Client.history` would give them.
         attempts: How many there were: one, and one more after each crash, retry and wait that was parked.
         elapsed: Seconds of virtual time from sending to the outcome.
+        state: What the state of its session holds after it, as plain data.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Run(Generic[R]):
     journal: tuple[Entry, ...]
     attempts: int
     elapsed: float
+    state: dict[str, Any]
     _spec: HandlerSpec
     _outcome: Outcome
 
@@ -69,6 +71,7 @@ class Run(Generic[R]):
             journal=tuple(intent.entries),
             attempts=intent.head.get("attempt", 0),
             elapsed=elapsed_ms / 1000,
+            state={name: msgspec.msgpack.decode(value) for name, value in sorted(intent.state.items())},
             _spec=spec,
             _outcome=outcome,
         )

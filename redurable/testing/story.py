@@ -28,6 +28,7 @@ from redurable.runtime import scope
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.handlers import HandlerSpec, Resources, spec_of
 from redurable.runtime.steps import step_spec
+from redurable.store.keys import check_session
 from redurable.testing.clock import Clock, VirtualLoop
 from redurable.testing.lease import Kill
 from redurable.testing.life import Life
@@ -53,7 +54,8 @@ class RunOptions(TypedDict, total=False):
         crash_after: The worker dies once the journal holds so many entries, or a call of this name has ended; in a
             list, one death after the other. Another attempt carries on. 0: nothing was recorded.
         cancel_after: Seconds from sending to a cancel.
-        delay, deadline, labels: As for `Client.send`.
+        delay, deadline, labels, key: As for `Client.send`; its session has nobody else in line.
+        state: What the session's state holds before, names and values. `Run.state` is what it holds after.
         now: The time at which it is sent, an aware datetime; the present by default.
     """
 
@@ -64,6 +66,8 @@ class RunOptions(TypedDict, total=False):
     delay: Seconds | None
     deadline: Moment | None
     labels: dict[str, str] | None
+    key: str | None
+    state: Mapping[str, Any]
     now: datetime | None
 
 
@@ -137,6 +141,12 @@ class _Story:
         self._envelope = Envelope(type=spec.type, payload=msgspec.Raw(payload), labels=options.get("labels") or {})
         self._stubs = {_name_of(key): _stand_in(stub) for key, stub in options.get("stub", {}).items()}
         self._depends = options.get("depends", {})
+        self._key = options.get("key")
+        self._state = {n: encode(v, f"state={{{n!r}: ...}}") for n, v in options.get("state", {}).items()}
+        if self._key is not None:
+            check_session(self._key)
+        elif self._state:
+            raise ConfigurationError("state= is the state of a session: give its key= too")
         start = options.get("now")
         self._sent = now_ms() if start is None else deadline_ms(start, 0, "now")
         self._start = _after(options.get("delay"), self._sent, "delay")
@@ -156,7 +166,7 @@ class _Story:
         spec = self.spec
         intent = MemoryIntent(
             clock, id=derived_id(0, "testing", spec.name, bytes(self._envelope.payload).hex()), queue=spec.queue,
-            deadline=self._deadline, start=self._start,
+            deadline=self._deadline, start=self._start, session=self._key, state=dict(self._state),
         )  # fmt: skip
         resources = Resources(self._depends)
         life = _Life(spec, self._envelope, intent, resources)

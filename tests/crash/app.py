@@ -153,7 +153,7 @@ async def turn(pause: float) -> None:
     await asyncio.sleep(pause)
 
 
-@handler(queue="sessions", retry=Retry(attempts=3, first=0.01))
+@handler(queue="sessions", retry=Retry(attempts=3, first=0.01), max_delivery_attempts=10)
 async def in_session(payload: dict[str, Any]) -> int:
     """The *n*-th of its session: reads the state, works, perhaps naps or raises once, writes the state."""
     n = payload["n"]

@@ -32,6 +32,7 @@ from redurable import (
     last_checkpoint,
     sleep,
     sleep_until,
+    state,
     step,
     sync,
     testing,
@@ -512,3 +513,41 @@ def test_wrong_options_are_refused(options: Any) -> None:
 def test_only_a_handler_is_run() -> None:
     with pytest.raises(ConfigurationError):
         testing.run(fetch, 1)
+
+
+class TestState:
+    @staticmethod
+    async def shop(payload: str) -> list[str]:
+        cart = await state.get("cart", of=list[str], default=[])
+        await state.set("cart", [*cart, payload])
+        await sleep(3600)
+        await state.set("paid", True)
+        await fetch(1)
+        return await state.keys()
+
+    def test_a_session_has_a_state_before_and_after(self) -> None:
+        run = testing.run(self.shop, "tea", key="customer-7", state={"cart": ["milk"]})
+        assert run.result == ["cart", "paid"]
+        assert run.state == {"cart": ["milk", "tea"], "paid": True}
+
+    def test_who_fails_discards_what_came_after_its_last_park(self) -> None:
+        run = testing.run(self.shop, "tea", key="k", stub={fetch: TerminalError("no oven")})
+        assert run.status == "FAILED"
+        assert run.state == {"cart": ["tea"]}
+
+    def test_a_crash_anywhere_changes_nothing(self) -> None:
+        assert testing.replay_check(self.shop, "tea", key="k").state == {"cart": ["tea"], "paid": True}
+
+    def test_a_shared_handler_only_reads(self) -> None:
+        run = testing.run(handler(shared=True)(self.shop), "tea", key="k")
+        assert run.error is not None
+        assert run.error.code == "STATE_READ_ONLY"
+
+    def test_what_cannot_be_is_refused(self) -> None:
+        with pytest.raises(ConfigurationError, match="give its key="):
+            testing.run(self.shop, "tea", state={"cart": []})
+        with pytest.raises(ConfigurationError, match="key of a session"):
+            testing.run(self.shop, "tea", key="")
+        with pytest.raises(SerialisationError, match="cart"):
+            testing.run(self.shop, "tea", key="k", state={"cart": object()})
+        assert testing.run(self.shop, "tea").error.code == "NO_SESSION"  # type: ignore[union-attr]  # it failed
