@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         unwinding,
         uuid4,
     )
+    from redurable.runtime.children import call, send
     from redurable.runtime.handlers import Depends, handler, lifespan
     from redurable.runtime.promises import Promise, promise
     from redurable.runtime.race import Winner, race
@@ -95,6 +96,7 @@ __all__ = [
     "UsageError",
     "Winner",
     "WrongState",
+    "call",
     "checkpoint",
     "compensate",
     "current",
@@ -109,6 +111,7 @@ __all__ = [
     "race",
     "random",
     "run",
+    "send",
     "sleep",
     "sleep_until",
     "state",
@@ -131,6 +134,7 @@ _HOMES = {
         "Current checkpoint compensate current fencing_token idempotency_key is_replaying last_checkpoint now "
         "random run sleep sleep_until unwinding uuid4"
     ),
+    "redurable.runtime.children": "call send",
     "redurable.runtime.handlers": "Depends handler lifespan",
     "redurable.runtime.promises": "Promise promise",
     "redurable.runtime.race": "Winner race",

@@ -45,6 +45,7 @@ __all__ = [
     "Arrived",
     "Ask",
     "AttemptFailed",
+    "Called",
     "CancelRequested",
     "Claimed",
     "Compensating",
@@ -275,6 +276,13 @@ class Compensating(msgspec.Struct, array_like=True, tag=10):
     error: ErrorInfo | None = None
 
 
+class Called(_Call, tag=21):
+    """A child was started; its outcome arrives under its id."""
+
+    child: str
+    abandoned: list[tuple[str, str, int | str]] = []
+
+
 class Arrived(msgspec.Struct, array_like=True, tag=20):
     """
     What came from outside under `key`: a promise's value (or its rejection, FAILED), or a child's outcome.
@@ -292,6 +300,7 @@ class Arrived(msgspec.Struct, array_like=True, tag=20):
 
 Entry = (
     Arrived
+    | Called
     | StepDone
     | StepFailedEntry
     | StepTried

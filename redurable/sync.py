@@ -22,6 +22,7 @@ from redurable.ids import IntentId
 from redurable.model import Entry, IntentInfo, Status
 from redurable.options import SendOptions
 from redurable.runtime import calls as _calls
+from redurable.runtime import children as _children
 from redurable.runtime import promises as _promises
 from redurable.runtime.bodies import on_loop
 from redurable.runtime.calls import scope_of_thread
@@ -33,7 +34,8 @@ from redurable.store.depths import QueueInfo
 from redurable.store.inspection import WorkerInfo
 
 __all__ = [
-    "Client", "Promise", "checkpoint", "gather", "last_checkpoint", "promise", "run", "sleep", "sleep_until", "state",
+    "Client", "Promise", "call", "checkpoint", "gather", "last_checkpoint", "promise", "run",
+    "send", "sleep", "sleep_until", "state",
 ]  # fmt: skip
 
 R = TypeVar("R")
@@ -228,6 +230,16 @@ def sleep(delay: Seconds) -> None:
 def sleep_until(when: Moment) -> None:
     """Wait, durably, until *when*; see `redurable.sleep_until`."""
     _durable("sync.sleep_until()", lambda: _calls.sleep_until(when))
+
+
+def call(to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> Any:
+    """Run another intent as a child and return its result; see `redurable.call`."""
+    return _durable("sync.call()", lambda: _children.call(to, payload, **options))
+
+
+def send(to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> IntentId[Any]:
+    """Send an intent, once, and return its id; see `redurable.send`."""
+    return _durable("sync.send()", lambda: _children.send(to, payload, **options))
 
 
 class Promise(Generic[T]):

@@ -12,6 +12,7 @@ from redurable.codec import SEALED, sealed_part
 from redurable.model import (
     Arrived,
     AttemptFailed,
+    Called,
     CancelRequested,
     Claimed,
     Compensating,
@@ -39,6 +40,7 @@ _KINDS: dict[type, str] = {
     CancelRequested: "cancel requested",
     Compensating: "compensating",
     Arrived: "arrived",
+    Called: "called",
 }
 _PREVIEW = 120
 
@@ -118,6 +120,8 @@ def _detail(entry: Entry) -> dict[str, Any]:
         return {"error": error_fields(entry.error), "tries": entry.tries, "due": iso(entry.due)}
     if isinstance(entry, TimerSet):
         return {"due": iso(entry.due)}
+    if isinstance(entry, Called):
+        return {"child": entry.child}
     if isinstance(entry, Arrived):
         error = None if entry.error is None else error_fields(entry.error)
         return {"key": entry.key, "status": entry.status.value, "error": error, "by": entry.by}
@@ -144,6 +148,8 @@ def _told(entry: Entry) -> str:
         return f"try {entry.tries}: {raised}; again {clock(entry.due)}"
     if isinstance(entry, TimerSet):
         return f"due {clock(entry.due)}"
+    if isinstance(entry, Called):
+        return entry.child
     if isinstance(entry, Arrived):
         return " ".join(filter(None, (entry.status.value, raised, f"by {entry.by}" if entry.by else "")))
     if isinstance(entry, Claimed):

@@ -20,6 +20,7 @@ from redurable.errors import JournalMismatchError
 from redurable.model import (
     Arrived,
     AttemptFailed,
+    Called,
     CancelRequested,
     Claimed,
     Compensating,
@@ -39,7 +40,7 @@ Identity = tuple[str, str, int | str]
 INSIDE = ">>"  # ends the part of a scope's path that names a step; no qualified name contains it, "<locals>" does ">"
 ASKED, RUNNING, DONE, ABANDONED = range(4)
 UNSET: Any = object()
-_IDENTIFIED = (StepDone, StepFailedEntry, StepTried, TimerSet, TimerFired)
+_IDENTIFIED = (StepDone, StepFailedEntry, StepTried, TimerSet, TimerFired, Called)
 _ENDS = (StepDone, StepFailedEntry, TimerFired)
 
 
@@ -47,7 +48,8 @@ class Call:
     """A durable call that a scope has asked for and that waits for its entry, or for leave to start."""
 
     __slots__ = (
-        "code", "due", "entry", "finish", "future", "held", "identity", "key", "reason", "state", "tries", "value",
+        "code", "due", "entry", "finish", "future", "held", "identity", "key", "reason", "since", "state", "tries",
+        "value",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +58,7 @@ class Call:
         self.identity = identity
         self.key = key  # what comes under it from outside ends the call
         self.reason = reason  # what an intent that is put down with it waits for
+        self.since = 0  # of a child: when it was started
         self.held = False  # it waits for its key alone: there is nothing to start
         self.state = state
         self.tries = 0
@@ -75,6 +78,9 @@ class Cursor:
         self.last_at = 0
         self.abandoned: set[Identity] = set()
         self.arrived: dict[str, Arrived] = {}
+        self.brought: set[str] = set()  # keys of everything that came, its place reached or not
+        self.called: dict[Identity, Called] = {}  # children that were started
+        self.reopened = 0  # operator's retries
         self.used: set[str] = set()  # keys whose value the handler has been given, or gave up
         self.cancel: CancelRequested | None = None
         self.failures = 0  # attempts that failed since the last operator's retry, which voids those before
@@ -123,6 +129,9 @@ class Cursor:
         elif isinstance(entry, AttemptFailed):
             self.failures += 1
         if not isinstance(entry, _IDENTIFIED):
+            self.reopened += isinstance(entry, Reopened)
+            if isinstance(entry, Arrived):
+                self.brought.add(entry.key)
             return
         identity = (entry.scope, entry.name, entry.n)
         for given_up in getattr(entry, "abandoned", ()):
@@ -132,6 +141,8 @@ class Cursor:
             return
         if isinstance(entry, StepTried):
             self._try_again(identity)
+        if isinstance(entry, Called):
+            self.called[identity] = entry
         if identity not in self._ahead and identity not in self._calls and identity not in self.abandoned:
             self._order.setdefault(entry.scope, deque()).append(identity)
         self._ahead[identity] = len(self._entries)
@@ -237,6 +248,9 @@ class Cursor:
                 call.entry, call.state = entry, DONE
                 self._waiting.pop(identity, None)
                 return "ready", call
+            if isinstance(entry, Called):
+                call.held = True
+                return "noted", entry
             if isinstance(entry, StepTried):
                 call.tries = entry.tries
             call.due = entry.due

@@ -10,6 +10,7 @@ unwound, or swallowed a signal, is never settled by what it returned.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.sealed import SealedRecorder
 from redurable.runtime.undo import undo
+from redurable.store.courier import relay
 from redurable.store.lease import Lease
 from redurable.store.store import pack_outcome
 from redurable.tasks import background
@@ -111,6 +113,8 @@ class Attempt:
         self.checkpoints = Checkpoints()
         self.stand_ins: Mapping[str, StandIn] = {}  # by step: called instead of its body
         self.timed = gathered("step.seconds", lease.queue)
+        self.owes = False  # others are to be told when it ends
+        self.noted = False  # the head says so
         self.task: asyncio.Task[None] | None = None
         self.ended = ""
         self._resources = resources
@@ -339,7 +343,12 @@ class Attempt:
         if self.vault is not None:
             outcome = await self.vault.seal_struct(outcome)
         word = await self.lease.settle(status.value, pack_outcome(outcome), self.spec.keep_ms(status))
-        return status.value if word == b"OK" else await self._refused(word)
+        if word != b"OK":
+            return await self._refused(word)
+        if self.owes or self.envelope.parent:
+            with contextlib.suppress(StoreError):  # then whoever sees that it is due
+                await relay(self.lease.store, self.lease.id)
+        return status.value
 
     async def _refused(self, word: bytes) -> str:
         self.lost(word.decode())

@@ -21,7 +21,7 @@ from redurable.clock import now_ms
 from redurable.errors import JournalMismatchError, Suspended
 from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity, inside_of
 from redurable.journal.rest import QUIET_TURNS, more_turns
-from redurable.model import Compensating, Reason, StepTried, TimerSet
+from redurable.model import Called, Compensating, Reason, StepTried, TimerSet
 from redurable.runtime.cancellation import Cancellation
 from redurable.runtime.early import Early
 from redurable.runtime.parking import Parking
@@ -205,8 +205,8 @@ class Conductor:
 
         def written(future: asyncio.Future[None]) -> None:
             if future.exception() is None and not self.over and self.signal is None:
-                if isinstance(entry, TimerSet) and call.state == RUNNING:
-                    call.due, call.state = entry.due, ASKED
+                if isinstance(entry, TimerSet | Called) and call.state == RUNNING:
+                    call.state, call.due, call.held = ASKED, getattr(entry, "due", None), isinstance(entry, Called)
                 self.bodies.discard(call)
                 if self.draining:
                     self._unwind_when_idle()

@@ -25,6 +25,7 @@ __all__ = ["Parking"]
 SHORT = 1.0  # s; a wait under this stays in the process
 _LOOK = 0.001  # s until an attempt that waits is first looked at
 _SELDOM = 1.0
+_CHILDREN = 60_000, 3_600_000  # ms from one look at open children to the next: doubled with their age, in these bounds
 # of several waits the first of these is told
 _ORDER = (Reason.HUMAN, Reason.PROMISE, Reason.INTENT, Reason.RETRY, Reason.TIME)
 
@@ -66,6 +67,7 @@ class Parking:
         wait = _SELDOM if first is None else (first - now_ms()) / 1000
         if first is None or wait >= SHORT:
             if self._possible():
+                first = _recheck(first, held)
                 reasons = {call.reason for call in (*due, *held)}
                 self._on_park(first, next(reason for reason in _ORDER if reason in reasons))
             # whoever asked last has not come to rest yet, or something foreign goes on
@@ -86,3 +88,13 @@ class Parking:
             for scope in conductor.scopes
             if scope.durable or scope is conductor.main
         )
+
+
+def _recheck(first: int | None, held: list[Call]) -> int | None:
+    """Return when to wake: a failover may lose a child, or its outcome, so parents look at them now and then."""
+    born = [call.since for call in held if call.reason is Reason.INTENT]
+    if not born:
+        return first
+    now, (least, most) = now_ms(), _CHILDREN
+    look = now + min(most, max(least, now - max(born)))
+    return look if first is None else min(first, look)

@@ -49,8 +49,9 @@ def submit(
     priority: Priority | str = Priority.NORMAL,
     max_delivery_attempts: int | None = None,
     labels: dict[str, str] | None = None,
+    child: tuple[str, str] | None = None,
 ) -> tuple[str, asyncio.Future[Any]]:
-    """Send an intent; return its id, and the future of the store's word for `accepted`. See `SendOptions`."""
+    """Send an intent (a *child*: the id chosen for it, and its parent); return its id and the word for `accepted`."""
     if type or idempotency_key or labels:
         check_texts(type, idempotency_key, labels)
     data = NIL if payload is None else encode(payload, "the payload", limit)
@@ -69,20 +70,20 @@ def submit(
     entry = None
     if key is not None or on_busy != "queue" or max_queued is not None:
         entry = _entry(key, on_busy, max_queued, delay_ms, bool(shared))
-    if idempotency_key is None and key is None:
+    if child is not None:
+        check_queue(queue)
+        intent, check = child[0], ""
+    elif idempotency_key is None and key is None:
         check_queue(queue)
         intent, check = new_id(0 if len(store.keys) == 1 else secrets.randbelow(len(store.keys))), ""
     else:
         intent, check = _identified(store, check_queue(queue), key, idempotency_key, type, payload)
     trace = {} if spans.observer is None else spans.observer.carrier()
-    if isinstance(payload, Sealed):
-        data = payload.data
-    said = (type, msgspec.Raw(data), labels or {}, idempotency_key or "", trace)
+    data = payload.data if isinstance(payload, Sealed) else data
+    said = (type, msgspec.Raw(data), labels or {}, idempotency_key or "", trace, child[1] if child else "")
     envelope = Envelope(*said) if key is None else SessionEnvelope(*said, session=key, shared=bool(shared))
-    due = ""
-    if deadline is not None:
-        # relative ones are added to the server's clock, not to this machine's
-        due = ("" if isinstance(deadline, datetime) else "+") + str(deadline_ms(deadline, 0))
+    # relative ones are added to the server's clock, not to this machine's
+    due = "" if deadline is None else ("" if isinstance(deadline, datetime) else "+") + str(deadline_ms(deadline, 0))
     answer = store.submit(
         intent, _encode_envelope(envelope), queue, lane, reply=reply, digest=check, deadline=due,
         max_losses=max_delivery_attempts, delay_ms=delay_ms, entry=entry,

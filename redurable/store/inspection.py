@@ -16,6 +16,7 @@ from redurable.errors import CodecError, NotFound, StoreError
 from redurable.model import (
     Arrived,
     AttemptFailed,
+    Called,
     CancelRequested,
     Compensating,
     Entry,
@@ -110,6 +111,7 @@ def failures_of(entries: Iterable[bytes]) -> list[int]:
     begun = next((seq for seq, entry in live if isinstance(entry, Compensating)), len(raw) + 1)
     voided: set[int] = set()
     failed: set[tuple[str, str, int | str]] = set()
+    called = {entry.child: (seq, entry) for seq, entry in live if isinstance(entry, Called)}
     last: dict[str, int] = {}  # the last entry of each scope, undo work aside
     for seq, entry in live:
         scope = getattr(entry, "scope", None)
@@ -119,16 +121,22 @@ def failures_of(entries: Iterable[bytes]) -> list[int]:
         elif scope is not None:
             last[scope] = seq
     for seq, entry in live:
-        if isinstance(entry, Arrived) and entry.error is not None and max(last.values(), default=0) <= seq < begun:
+        if isinstance(entry, Arrived) and entry.status is not Status.COMPLETED:
+            call = called.get(entry.key)
+            above = last.values() if call is None else _above(call[1].scope, last)
+            if max(above, default=0) <= seq < begun:
+                voided |= {seq} if call is None else {seq, call[0]}  # and what failed is called anew
+        if isinstance(entry, StepFailedEntry) and max(_above(entry.scope, last), default=0) <= seq < begun:
             voided.add(seq)
-        if isinstance(entry, StepFailedEntry) and seq < begun:
-            above = (at for scope, at in last.items() if scope == "" or f"{entry.scope}/".startswith(f"{scope}/"))
-            if max(above, default=0) <= seq:
-                voided.add(seq)
-                failed.add((entry.scope, entry.name, entry.n))
+            failed.add((entry.scope, entry.name, entry.n))
     done = {(e.scope, e.name, e.n) for _, e in live if isinstance(e, StepDone | StepFailedEntry)} - failed
     tried = {s for s, e in live if isinstance(e, StepTried) and (e.scope, e.name, e.n) not in done}
     return sorted(voided | tried)
+
+
+def _above(scope: str, last: dict[str, int]) -> list[int]:
+    """Return where *scope*, and those that it is a branch of, recorded last."""
+    return [at for other, at in last.items() if other == "" or f"{scope}/".startswith(f"{other}/")]
 
 
 def last_step(entries: Iterable[bytes]) -> str | None:

@@ -154,6 +154,11 @@ class Keeper:
             if status is None:
                 await self._mux.command("ZREM", keys.timers, intent)
                 return "STALE"
+            if Status(status.decode()).final:
+                from redurable.store.courier import relay
+
+                await relay(store, intent)
+                return "RELAYED"
             # which of its times is first needs no clock; whether it is due, the server's clock decides
             others = [int(at) for at in (start, wake) if at is not None]
             if deadline is not None and int(deadline) <= min(others, default=int(deadline)):

@@ -20,7 +20,7 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:{p}:v:<queue>:<key>` | hash | a session's state; field '' = ms that it is kept without intents | that time |
 | `ns:{p}:forms` | hash | JSON Schemas of what promises take, by digest | the partition's |
 | `ns:{p}:x:asked` | zset | `<id>/<key>` of what waits for people -> since when (ms) | until answered or ended |
-| `ns:{p}:t` | zset | id -> min(deadline, start, wake) in ms | until due or ended |
+| `ns:{p}:t` | zset | id -> min(deadline, start, wake) in ms; of an ended one: by when it has told others | until done |
 | `ns:{p}:x:done`, `x:failed` | zset | id -> time of removal in ms | until removed |
 
 A *lane* is the place of a stream entry without the queue: `q:<priority>` or `c:<version>`; the head's `at` is

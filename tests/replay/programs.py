@@ -15,9 +15,12 @@ from datetime import timedelta
 from typing import Any
 
 from redurable import (
+    IntentFailed,
     PromiseRejected,
     Retry,
     StepFailed,
+    TerminalError,
+    call,
     checkpoint,
     compensate,
     handler,
@@ -250,6 +253,22 @@ async def told(payload: None) -> list[Any]:
     return [*found, (await bake("last")).name]
 
 
+@handler(queue="called")
+async def called(n: int) -> int:
+    """A child that completed, and one that failed: both are intents of this very handler."""
+    if n <= 0:
+        if n < 0:
+            raise TerminalError("below zero")
+        return 40
+    try:
+        await call(called, -1)
+    except IntentFailed as failed:
+        n += len(failed.status)
+    n += await call(called, 0)
+    await pause()
+    return n + (await bake("last")).grams
+
+
 @dataclass(frozen=True)
 class Program:
     """
@@ -306,5 +325,6 @@ PROGRAMS: dict[str, Program] = {
             told, None, "COMPLETED", [7, ["refused", "no", "ann"], ["oven", "bun"], "last"], ("bake last",),
             ("Arrived", "TimerSet", "StepDone"),
         ),
+        Program(called, 1, "COMPLETED", 547, ("bake last",), ("Called", "Arrived")),
     )
 }  # fmt: skip

@@ -196,3 +196,38 @@ class TestDeclareAndWithdraw:
         assert await arrivals.about(world.store, world.id, KEY) == ask
         assert await arrivals.schema_of(world.store, world.id, "f1") == {"type": "string"}
         assert await arrivals.about(world.store, world.id, "other#0") is None
+
+
+class TestRelayed:
+    @pytest.mark.parametrize("state", STATES)
+    async def test_only_who_has_ended_owes_nothing_more(self, world: World, state: str) -> None:
+        await world.bring(state, **({} if state == "GONE" else {"reply": f"^{world.id}"}))
+        before = await world.dump()
+        if state in OPEN:
+            assert await world.call("relayed") == "WRONG_STATE"
+            assert await world.dump() == before
+            return
+        if state in FINAL:
+            assert await world.mux.command("ZSCORE", world.keys.timers, world.id)
+            assert await world.field("reply") == f"^{world.id}"
+            await check(world.store, world.id)
+            world.advance(40 * 86_400_000)
+            assert await world.keeper.sweep(NOW_MS + 41 * 86_400_000, 10) == 0  # it would be forgotten
+        assert await world.twice("relayed") == ("OK", "OK")
+        assert not await world.mux.command("ZSCORE", world.keys.timers, world.id)
+        assert await world.field("reply") is None
+
+    async def test_who_owes_is_seen_to_when_it_is_due(self, world: World) -> None:
+        await world.bring("COMPLETED", reply=f"^{world.id}")
+        assert await world.keeper.due(NOW_MS, 10) == ({}, NOW_MS + 1000)
+        assert await world.keeper.fire(world.store, world.id) == "RELAYED"
+        assert await world.keeper.due(NOW_MS + 5000, 10) == ({}, None)
+
+    async def test_approvals_of_an_ended_one_are_listed_no_more(self, world: World) -> None:
+        await world.bring("IN_PROGRESS")
+        assert await world.call("declare", about=encode_entry(Ask(outcomes=("yes",))), since=NOW_MS) == "OK"
+        assert len(await arrivals.approvals(world.store, 10)) == 1
+        assert await world.call("settle") == "OK"
+        assert await arrivals.approvals(world.store, 10) == []
+        assert await world.keeper.fire(world.store, world.id) == "RELAYED"
+        assert not await world.mux.command("EXISTS", world.keys.asked)

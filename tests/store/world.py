@@ -49,7 +49,9 @@ VALUE = encode_entry(Arrived("answer#0", NOW_MS, Status.COMPLETED, msgspec.Raw(b
 REOPENED = encode_entry(Reopened(at=NOW_MS, voided=[]))
 
 # what is said of a promise
-ARRIVAL = {"key": "answer#0", "about": b"", "form": "", "schema": b"", "since": "", "most": 3, "digest": "aa"}
+ARRIVAL = {"key": "answer#0", "about": b"", "form": "", "schema": b"", "since": "", "most": 3, "digest": "aa",
+    "answered": [],
+}  # fmt: skip
 
 OPEN = ("CREATED", "SUBMITTED", "DELIVERED", "IN_PROGRESS", "WAITING")
 FINAL = ("COMPLETED", "FAILED", "CANCELED", "TIMED_OUT")
@@ -230,7 +232,7 @@ class World:
             return await self._place(name, verb)
         if verb == "import" and name in IMPORTED:
             return IMPORTED[name]
-        if verb in ("resolve", "declare", "withdraw") and name in ARRIVAL:
+        if verb in ("resolve", "declare", "withdraw", "relayed") and name in ARRIVAL:
             return ARRIVAL[name]
         length = await self.mux.command("LLEN", self.keys.journal(self.id))
         own = length - (self.lease.base if self.lease else 0)

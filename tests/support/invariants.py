@@ -99,7 +99,8 @@ async def check(store: Store, intent: str, places: list[str] | None = None) -> s
     await _check_places(store, keys, head, live, intent)
     if status.final:
         _check_final(head, intent)
-        assert timer is None, f"{intent} is {status} and has a timer"
+        owed = "owes" in head or head.get("reply", "")[:1] == "^"
+        assert (timer is None) != owed, f"{intent} is {status}: it owes {owed}, its timer is {timer}"
         assert views == [status is Status.COMPLETED, status is not Status.COMPLETED], f"{intent} {status}: {views}"
         assert not cursors, f"{intent} is {status} and has cursors"
         assert (short is None) == outcome, f"{intent} has its outcome in no place, or in two"
@@ -142,7 +143,8 @@ async def _check_places(store: Store, keys: Keys, head: dict[str, str], live: li
 
 
 def _check_final(head: dict[str, str], intent: str) -> None:
-    for name in ("base", "reply", "watch", "cursors"):
+    assert head.get("reply", "^")[0] == "^", f"{intent} is {head['status']} and still has a reply"
+    for name in ("base", "watch", "cursors"):
         assert name not in head, f"{intent} is {head['status']} and still has {name}"
     assert int(head["finished"]) >= int(head["created"])
 

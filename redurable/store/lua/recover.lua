@@ -8,7 +8,7 @@
 -- with   session
 -- reply  OK | SUSPECT | FAILED | AGAIN | ALIVE | GONE | STALE
 -- flags  allow-oom
--- uses   enqueue leave finish
+-- uses   enqueue rearm leave finish
 if liveness ~= '' and redis.call('PUBSUB', 'NUMSUB', liveness)[2] > 0 then return 'ALIVE' end
 local row = redis.pcall('XPENDING', stream, 'rd', entry, entry, 1)[1]
 if not row or row[2] ~= owner then return 'GONE' end

@@ -6,11 +6,12 @@
 -- with   session
 -- reply  OK | AGAIN | DUPLICATE | REGRESSED | FENCED | WRONG_STATE | NOT_FOUND
 -- flags  allow-oom
--- uses   enqueue leave finish save
--- the first six are what finish wants to know
-local h = redis.call('HMGET', head, 'reply', 'watch', 'deadline', 'wake', 'start', 'cursors', 'status', 'fence', 'base')
-if h[7] == status and h[8] == fence then return 'OK' end
-local no = refused(h[7], h[8], fence) or (k ~= '0' and miscounted(journal, h[9], k))
+-- uses   enqueue rearm leave finish save
+-- the first seven are what finish wants to know
+local h = redis.call('HMGET', head, 'reply', 'watch', 'deadline', 'wake', 'start', 'cursors', 'owes', 'status',
+  'fence', 'base')
+if h[8] == status and h[9] == fence then return 'OK' end
+local no = refused(h[8], h[9], fence) or (k ~= '0' and miscounted(journal, h[10], k))
 if no then return no end
 if moved(session, id) then return 'AGAIN' end -- session
 save(session, head) -- session

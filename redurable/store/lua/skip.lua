@@ -6,7 +6,7 @@
 -- with   session
 -- reply  OK | AGAIN | WRONG_STATE | NOT_FOUND
 -- flags  allow-oom
--- uses   enqueue leave finish
+-- uses   enqueue rearm leave finish
 local h = redis.call('HMGET', head, 'status', 'at')
 if not h[1] then return 'NOT_FOUND' end
 if h[1] == 'FAILED' then return 'OK' end

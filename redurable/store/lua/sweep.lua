@@ -8,10 +8,11 @@
 -- uses   remove
 local due = redis.call('ZSCORE', view, id)
 if due and tonumber(due) > now_ms() then return 'EARLY' end
-local status = redis.call('HGET', head, 'status')
+local status, told, owes = unpack(redis.call('HMGET', head, 'status', 'reply', 'owes'))
 if status and not ended(status) then
   redis.call('ZREM', view, id)
   return 'WRONG_STATE'
 end
+if owes or (told or ''):sub(1, 1) == '^' then return 'EARLY' end
 remove(id, {view}, head, envelope, journal, outcome, cursors, arrivals)
 return 'OK'

@@ -1,0 +1,214 @@
+"""
+Children: intents that a handler sends, to any queue, once each.
+
+A child's id follows from its parent's and from the place of the call in it, so that a replay, or a second worker, sends
+the same intent again, which changes nothing. Its outcome comes into the parent's journal from outside, as a promise's
+value does. A call that is given up, and a parent that ends, cancel the children that still run; what was sent by `send`
+goes its own way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, Unpack, overload
+
+from redurable.clock import now_ms
+from redurable.codec import typed
+from redurable.errors import (
+    CodecError,
+    ConfigurationError,
+    IntentFailed,
+    NotFound,
+    RedurableError,
+    StoreError,
+    UsageError,
+)
+from redurable.ids import IntentId, derived_id, partition_for, partition_of
+from redurable.journal.cursor import ABANDONED, RUNNING, Call, Identity
+from redurable.model import Arrived, Called, ErrorInfo, Outcome, Reason, Status
+from redurable.options import SendOptions
+from redurable.runtime.attempt import Attempt
+from redurable.runtime.handlers import spec_of
+from redurable.runtime.promises import handler_scope
+from redurable.runtime.sending import accepted, submit
+from redurable.runtime.spec import StepSpec
+from redurable.runtime.steps import perform
+from redurable.store.courier import tell
+from redurable.store.inspection import outcome
+from redurable.store.sessions import check_deadlock
+from redurable.store.store import Store
+from redurable.tasks import background
+
+__all__ = ["call", "send"]
+
+R = TypeVar("R")
+RECHECK = 60_000  # ms; a child of that age is looked at whenever its parent comes by
+
+
+class _Child:
+    """One intent that a handler sends: *identity* is the place of the call."""
+
+    def __init__(self, attempt: Attempt, identity: Identity, to: Any, payload: Any, options: SendOptions) -> None:
+        if options.get("idempotency_key") is not None:
+            raise ConfigurationError(
+                "a handler's call() and send() take no idempotency_key", hint="each is done once as it is"
+            )
+        store: Any = attempt.lease.store
+        if not isinstance(store, Store):
+            raise UsageError(
+                "call() and send() need a server: nobody runs other intents in memory", code="TEST_WORKER",
+                hint="test it with a worker (redurable.testing), or stub what calls",
+            )  # fmt: skip
+        self.attempt = attempt
+        self.store = store
+        self.to, self.payload, self.options = to, payload, options
+        self.queue: str = to if isinstance(to, str) else spec_of(to).queue
+        cursor, parent = attempt.conductor.cursor, attempt.lease.id
+        known = cursor.called.get(identity)
+        if known is not None:
+            self.id = known.child
+            return
+        key = options.get("key")
+        partition = partition_of(parent) if key is None else partition_for(len(store.keys), self.queue, key)
+        # after an operator's retry a child that had failed is called anew
+        again = (str(cursor.reopened),) if cursor.reopened else ()
+        self.id = derived_id(partition, "child", parent, *map(str, identity), *again)
+
+    async def submit(self, waited: bool) -> None:
+        """Store the child; again is no matter."""
+        attempt, payload = self.attempt, self.payload
+        if attempt.vault is not None:
+            payload = await attempt.vault.wrap(payload, attempt.limit)
+        parent = attempt.lease.id
+        reply = f"^{parent}" if waited else ""
+        _, answer = submit(self.store, attempt.limit, reply, self.to, payload, child=(self.id, parent), **self.options)
+        accepted(await answer, self.to, self.options)
+
+    async def cancel(self) -> None:
+        """Ask the child to end, if it was stored."""
+        with contextlib.suppress(NotFound):
+            await self.store.cancel(self.id, "its parent gave it up")
+
+    async def check(self) -> None:
+        """A failover may have lost the child, or its outcome on the way here: bring what is missing."""
+        try:
+            ended = await outcome(self.store, self.id)
+        except NotFound:
+            await self.submit(True)
+            return
+        if ended is not None:
+            await tell(self.store, self.attempt.lease.id, self.id, ended)
+
+
+@overload
+async def call(to: Callable[..., Coroutine[Any, Any, R]], payload: Any = None, **options: Unpack[SendOptions]) -> R: ...
+@overload
+async def call(to: Callable[..., R], payload: Any = None, **options: Unpack[SendOptions]) -> R: ...
+@overload
+async def call(to: str, payload: Any = None, **options: Unpack[SendOptions]) -> Any: ...
+async def call(to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> Any:
+    """
+    Run another intent as a child of this one, once, and return its result.
+
+    While nothing else is left to do this intent is put down. If the call is cancelled (with the intent, or by a race
+    that it lost), so is the child; its compensation runs.
+
+    Args:
+        to: A queue's name, or the handler itself; then payload and result are checked against its annotations.
+        options: See `SendOptions`; all but `idempotency_key`.
+
+    Raises:
+        IntentFailed: It ended without a result; `status` says how. The same on every replay.
+        UsageError: INSIDE_STEP, OUTSIDE_INTENT.
+    """
+    scope = handler_scope("call()")
+    attempt = scope.attempt
+    conductor = attempt.conductor
+    name = f"call {to if isinstance(to, str) else spec_of(to).queue}"
+    identity = (scope.place(), name, scope.number(name))
+    child = _Child(attempt, identity, to, payload, options)
+    attempt.owes = True
+    held = conductor.ask(scope, identity, child.id, Reason.INTENT)
+    started = conductor.cursor.called.get(identity)
+    if started is not None:
+        held.since = started.at
+        if now_ms() - started.at > RECHECK and child.id not in conductor.cursor.brought:
+            background(child.check(), "look at a child")
+    try:
+        await conductor.wait(scope, held)
+        while held.state == RUNNING:
+            background(_start(child, held), "start a child")
+            await conductor.wait(scope, held)
+    except asyncio.CancelledError:
+        if conductor.signal is None:
+            background(child.cancel(), "cancel a child")
+        raise
+    ended: Arrived = held.entry
+    if ended.status is not Status.COMPLETED:
+        raise IntentFailed(child.id, ended.status.value, ended.error)
+    result = typed(Any) if isinstance(to, str) else spec_of(to).result
+    return result.decode(ended.value, f"the result of {name[5:]}")
+
+
+async def _start(child: _Child, held: Call) -> None:
+    attempt = child.attempt
+    conductor = attempt.conductor
+    try:
+        if not attempt.noted:
+            attempt.noted = True
+            attempt.lease.note("owes", "1")
+        if (key := child.options.get("key")) is not None:
+            await check_deadlock(child.store, attempt.lease.id, child.queue, key)
+        await child.submit(True)
+    except StoreError as error:
+        attempt.lost(f"STORE_ERROR: {error}")
+        return
+    except CodecError as error:
+        attempt.hold(error)
+        return
+    except RedurableError as error:  # it cannot be: its session is busy, say; that is its outcome
+        await tell(child.store, attempt.lease.id, child.id, Outcome(Status.FAILED, error=ErrorInfo.of(error)))
+        return
+    if held.state == ABANDONED:
+        await child.cancel()
+    elif conductor.signal is None:
+        held.since = now_ms()
+        conductor.write(held, Called(*held.identity, held.since, child.id))
+
+
+@overload
+async def send(
+    to: Callable[..., Coroutine[Any, Any, R]], payload: Any = None, **options: Unpack[SendOptions]
+) -> IntentId[R]: ...
+@overload
+async def send(to: Callable[..., R], payload: Any = None, **options: Unpack[SendOptions]) -> IntentId[R]: ...
+@overload
+async def send(to: str, payload: Any = None, **options: Unpack[SendOptions]) -> IntentId[Any]: ...
+async def send(to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> IntentId[Any]:
+    """
+    Send an intent, once, and return its id; nobody waits for it, and it outlives this one.
+
+    Args:
+        to, payload, options: As in `call`.
+    """
+    scope = handler_scope("send()")
+    queue = to if isinstance(to, str) else spec_of(to).queue
+    spec = _sending(queue)
+    n = scope.number(spec.name)
+    child = _Child(scope.attempt, (scope.place(), spec.name, n), to, payload, options)
+    return IntentId(await perform(scope, spec, n, (child,), {}))
+
+
+@functools.lru_cache(maxsize=1024)
+def _sending(queue: str) -> StepSpec:
+    spec = StepSpec(_submitted, name=f"send {queue}")
+    spec.code = b""  # ours: it may change with a release
+    return spec
+
+
+async def _submitted(child: _Child) -> str:
+    await child.submit(False)
+    return child.id
