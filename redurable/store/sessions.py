@@ -206,7 +206,7 @@ async def check_deadlock(store: Store, caller: str, queue: str, key: str) -> Non
     intent, seen = caller, 0
     while intent and seen < _GENERATIONS:
         keys = store.keys_of(intent)
-        asked = store.mux.command("HMGET", keys.head(intent), "queue", "session", "status")
+        asked = store.mux.command("HMGET", keys.head(intent), "queue", "session", "status", "reply")
         body = await store.mux.command("GET", keys.envelope(intent))
         stands = await asked
         if stands[:2] == [queue.encode(), key.encode()] and not Status(stands[2].decode()).final:
@@ -215,4 +215,6 @@ async def check_deadlock(store: Store, caller: str, queue: str, key: str) -> Non
                 f"intent {caller} would wait for ever: {who} holds session {key!r} of queue {queue!r} meanwhile",
                 code="SESSION_DEADLOCK", hint="send without waiting, or use another key",
             )  # fmt: skip
-        intent, seen = (decode_envelope(body).parent if body else ""), seen + 1
+        # an outcome that a parent waits for is sent to "^" and its id; what was sent one way holds nobody up
+        waited = (stands[3] or b"").startswith(b"^")
+        intent, seen = (decode_envelope(body).parent if body and waited else ""), seen + 1

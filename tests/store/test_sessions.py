@@ -149,8 +149,14 @@ def world_body(parent: str = "") -> bytes:
 class TestDeadlock:
     async def child(self, world: World, parent: str, **options: Any) -> str:
         intent = new_id(0)
-        await world.store.submit(intent, world_body(parent), "other", "q:normal", **options)
+        reply = f"^{parent}" if options.pop("waited", True) else ""
+        await world.store.submit(intent, world_body(parent), "other", "q:normal", reply=reply, **options)
         return intent
+
+    async def test_what_was_sent_one_way_holds_nobody_up(self, world: World) -> None:
+        await world.bring("IN_PROGRESS", session=True)
+        child = await self.child(world, world.id, waited=False)
+        await sessions.check_deadlock(world.store, child, QUEUE, SESSION)
 
     async def test_waiting_for_ones_own_session_is_refused(self, world: World) -> None:
         await world.bring("IN_PROGRESS", session=True)

@@ -1,5 +1,5 @@
 -- Writes what the holder of a session last wrote to each name of its state: (number of the write, name, value; '' =
--- none). Writes that an earlier park made known, made again by a replay, are passed over: others may have come after.
+-- none). Writes that an earlier park stored, made again by a replay, are passed over: others may have come after.
 local function save(session, head)
   local writes = session.writes
   if #writes == 0 then return end
