@@ -23,6 +23,7 @@ from redurable.codec import typed
 from redurable.codecs.base import Codec, vault_of
 from redurable.config import max_payload
 from redurable.config import namespace as namespace_of
+from redurable.control import Control
 from redurable.errors import ConfigurationError, IntentFailed
 from redurable.ids import IntentId
 from redurable.model import Outcome, Status
@@ -42,7 +43,7 @@ _WAVE = 4000  # intents of send_many under way at once
 _PART = 200
 
 
-class Client(Reading, Archive, Answers):
+class Client(Reading, Archive, Answers, Control):
     """
     Sends intents to queues, and operates on them.
 

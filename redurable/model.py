@@ -15,18 +15,22 @@ The state of an intent, with the script that walks each edge:
     cancel, expire    CREATED | SUBMITTED, never claimed -> CANCELED | TIMED_OUT
                       else a `CancelRequested` entry, which the handler meets at its place in the journal
     resolve           appends what comes from outside, before the end; only who waits for it is moved
+    kill              CREATED | SUBMITTED | IN_PROGRESS | WAITING | PAUSED -> CANCELED, whatever its handler is at
+    pause             CREATED | SUBMITTED | WAITING -> PAUSED; one that runs is handed back first, then PAUSED
+    resume            PAUSED -> CREATED | SUBMITTED | WAITING, as it was; SUBMITTED if something came meanwhile
     redrive           FAILED | CANCELED | TIMED_OUT -> SUBMITTED, its journal kept; in a session -> CREATED, in line
     delete            COMPLETED | FAILED | CANCELED | TIMED_OUT -> none
     import            none -> CREATED | SUBMITTED | WAITING | COMPLETED | FAILED | CANCELED | TIMED_OUT
     enter             none -> CREATED | SUBMITTED: an intent of a session; join gives a delayed one its place
     reseat            CREATED -> SUBMITTED, when the holder of its session is gone
-    skip              SUBMITTED | WAITING -> FAILED, when it holds a session that an operator wants to go on
+    skip              SUBMITTED | WAITING | PAUSED -> FAILED, when it holds a session that an operator wants to go on
 
 What holds in each state:
     CREATED      a timer (`start`) leads on, or a place in its session's line; no stream entry
     SUBMITTED    `at` names its one live stream entry
     IN_PROGRESS  `at` is pending for the worker in `fence`; nobody else may write
     WAITING      a `reason`; a timer leads on; no stream entry, no process
+    PAUSED       `paused` says what it is resumed to; no stream entry, no timer; what comes is kept
     final        an outcome; a place in a view by removal time; no entry, no timer
 DELIVERED is derived: SUBMITTED while the entry is pending for a worker that has not claimed it yet.
 """
@@ -77,6 +81,7 @@ class Status(StrEnum):
     DELIVERED = "DELIVERED"
     IN_PROGRESS = "IN_PROGRESS"
     WAITING = "WAITING"
+    PAUSED = "PAUSED"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
     CANCELED = "CANCELED"
@@ -358,6 +363,7 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     wake: int | None = None
     deadline: int | None = None
     canceling: bool = False
+    paused: bool = False
     held: str | None = None
     long: str | None = None
     entries: int = 0

@@ -28,7 +28,8 @@ _KINDS: dict[str, type] = {kind.__name__: kind for kind in typing.get_args(Entry
 # these belong to the server and to who listened there; `at` is written anew
 _LEFT = frozenset({"at", "base", "reply", "watch", "lost", "imported", "outcome"})
 _NUMBERS = ("created", "started", "finished", "deadline", "start", "wake", "attempt", "losses", "max", "place")
-_NEEDED = {Status.CREATED: ("start", "lane")} | {status: ("finished",) for status in Status if status.final}
+_NEEDED: dict[Status, tuple[str, ...]] = {Status.CREATED: ("start", "lane"), Status.PAUSED: ("paused",)}
+_NEEDED |= {status: ("finished",) for status in Status if status.final}
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 

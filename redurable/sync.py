@@ -59,7 +59,28 @@ class _Answers:
         self._wait(self._client.reject(*what, index=index, by=by, details=details))
 
 
-class Client(_Answers):
+class _Control:
+    """The part of a client that ends, stops and continues intents by force."""
+
+    _client: _client.Client
+
+    def _wait(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        raise NotImplementedError
+
+    def kill(self, intent: str, note: str = "") -> str:
+        """End *intent* now, without its handler; see `redurable.Client.kill`."""
+        return self._wait(self._client.kill(intent, note))
+
+    def pause(self, intent: str) -> str:
+        """Keep *intent* from going on; see `redurable.Client.pause`."""
+        return self._wait(self._client.pause(intent))
+
+    def resume(self, intent: str) -> None:
+        """Let a paused *intent* go on; see `redurable.Client.resume`."""
+        self._wait(self._client.resume(intent))
+
+
+class Client(_Answers, _Control):
     """The blocking twin of `redurable.Client`: the same methods and guarantees, for any thread."""
 
     def __init__(

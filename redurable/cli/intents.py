@@ -39,6 +39,7 @@ def as_fields(info: IntentInfo) -> dict[str, Any]:
         "status": info.status.value,
         "reason": info.reason.value if info.reason is not None else None,
         "canceling": info.canceling,
+        "paused": info.paused,
         "held": info.held,
         "long": info.long,
         "priority": info.priority.value,
@@ -74,7 +75,8 @@ def get(
 
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
-    JSON: id, queue, type, status, reason, canceling, held, long, priority, attempt, losses, worker, entries, step,
+    JSON: id, queue, type, status, reason, canceling, paused, held, long, priority, attempt, losses, worker, entries,
+    step,
     changed, labels, idempotency_key, session, created, start, started, wake, deadline, finished, error (type, message,
     code, details, traceback); what is not known is null.
     """
@@ -120,7 +122,8 @@ def _status(info: IntentInfo) -> str:
     reason = f" ({info.reason.value})" if info.reason is not None else ""
     if info.status is Status.CREATED and info.session and info.start is None:
         reason = " (behind its session)"
-    return info.status.value + reason + (", canceling" if info.canceling else "")
+    asked = ", to be paused" if info.paused and info.status is not Status.PAUSED else ""
+    return info.status.value + reason + (", canceling" if info.canceling else "") + asked
 
 
 @app.command("list")
@@ -278,6 +281,35 @@ def cancel(
     run(work())
 
 
+@app.command("kill")
+def kill(
+    intents: Ids,
+    reason: Annotated[str, typer.Option("--note", help="Why; it is kept with the intent.")] = "",
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    End intents at once, without their handlers: nothing is undone.
+
+    Every one that is open is CANCELED, with the code KILLED; whoever runs it is refused what he still writes. Use
+    [bold]cancel[/bold] unless a handler does not end. One that has ended stays as it is, and its status is printed.
+
+    JSON: one object a line: id, answer.
+    """
+
+    async def work() -> None:
+        async with client_of(url, namespace) as client:
+            for intent in intents:
+                answer = await client.kill(intent, reason)
+                if as_json:
+                    print_json({"id": intent, "answer": answer})
+                else:
+                    print_line(f"{intent}  {answer}")
+
+    run(work())
+
+
 @app.command("retry")
 def retry(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
     """
@@ -296,6 +328,51 @@ def retry(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: A
                     print_json({"id": intent, "answer": "SUBMITTED"})
                 else:
                     print_line(f"{intent}  SUBMITTED")
+
+    run(work())
+
+
+@app.command("pause")
+def pause(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """
+    Keep intents from going on until they are resumed.
+
+    No worker takes up a paused one, and what comes meanwhile (a timer, a deadline, a cancel) waits with it. One that
+    runs finishes its steps in flight first (REQUESTED).
+
+    JSON: one object a line: id, answer.
+    """
+
+    async def work() -> None:
+        async with client_of(url, namespace) as client:
+            for intent in intents:
+                answer = await client.pause(intent)
+                if as_json:
+                    print_json({"id": intent, "answer": answer})
+                else:
+                    print_line(f"{intent}  {answer}")
+
+    run(work())
+
+
+@app.command("resume")
+def resume(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """
+    Let paused intents go on where they were.
+
+    Timers that fell due meanwhile take effect now. One that is not paused stays as it is.
+
+    JSON: one object a line: id, answer.
+    """
+
+    async def work() -> None:
+        async with client_of(url, namespace) as client:
+            for intent in intents:
+                await client.resume(intent)
+                if as_json:
+                    print_json({"id": intent, "answer": "RESUMED"})
+                else:
+                    print_line(f"{intent}  RESUMED")
 
     run(work())
 

@@ -106,6 +106,7 @@ async def import_record(store: Store, record: Any) -> bool:
     queue, status = check_queue(parts.head["queue"]), parts.status
     if status in (Status.DELIVERED, Status.IN_PROGRESS):
         status = Status.SUBMITTED
+    status = _resumed(parts, status)
     lane = _lane(parts)
     if session is not None and not status.final and "start" not in parts.head:
         status = _line_up(parts, session, lane)
@@ -131,6 +132,24 @@ async def import_record(store: Store, record: Any) -> bool:
     if session is not None:
         await store.session(keys, queue, session).reseat(intent)
     return bool(word == b"OK")
+
+
+def _resumed(parts: Parts, status: Status) -> Status:
+    """One that was paused goes on as any other."""
+    head = parts.head
+    to, _, rest = head.pop("paused", "").partition(":")
+    if "lane" in head:
+        head["lane"] = head["lane"].lstrip("!")
+    if status is not Status.PAUSED:
+        return status
+    if to == "CREATED" and "start" in head:
+        return Status.CREATED
+    if to == "WAITING" and rest == str(len(parts.journal)):
+        return Status.WAITING
+    parts.lane = rest if to == "SUBMITTED" else ""
+    for name in ("wake", "reason"):
+        head.pop(name, None)
+    return Status.SUBMITTED
 
 
 def _line_up(parts: Parts, session: str, lane: str) -> Status:

@@ -218,6 +218,8 @@ def _info(
     except msgspec.MsgspecError:
         envelope = None  # written by something else; the intent is listed all the same
     lane = fields.get("at", fields.get("lane", "")).split("/", 1)[0]
+    paused = "paused" in fields or lane.startswith("!")
+    lane = fields.get("paused", "").removeprefix("SUBMITTED:") if fields["status"] == "PAUSED" else lane.lstrip("!")
     fence = fields.get("fence")
 
     def number(name: str) -> int | None:
@@ -241,6 +243,7 @@ def _info(
         deadline=number("deadline"),
         long=fields.get("long"),
         held=fields.get("held") if fields.get("reason") == Reason.HELD else None,
+        paused=paused,
         canceling="canceling" in fields and not Status(fields["status"]).final,
         entries=entries,
         step=step,

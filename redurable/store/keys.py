@@ -24,8 +24,8 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:{p}:x:done`, `x:failed` | zset | id -> time of removal in ms | until removed |
 
 A *lane* is the place of a stream entry without the queue: `q:<priority>` or `c:<version>`; the head's `at` is
-`<lane>/<entry id>`. Channels (no keys): `ns:r:<client>` results, `ns:l:<worker>` liveness, `ns:h:<worker>` hints,
-`ns:n:<id>` one intent's news, `ns:{p}:t` timers.
+`<lane>/<entry id>`. Channels (no keys): `ns:r:<client>` results, `ns:l:<worker>` liveness, `ns:h:<worker>` hints
+(`<id>` has news, `!<id>` was killed, `|<id>` is to be paused), `ns:n:<id>` one intent's news, `ns:{p}:t` timers.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class Session:
         keys = self._keys
         flat = [word for write in self.writes.ready for word in write] if writes else []
         places = (
-            self.line, keys.head(heir) if heir else self.line, keys.stream(self.queue, lane or UNPINNED),
+            self.line, keys.head(heir) if heir else self.line, keys.stream(self.queue, lane.lstrip("!") or UNPINNED),
             keys.streams, self.state,
         )  # fmt: skip
         return places, (heir, lane, self.writes.retention_ms, len(flat), *flat)
@@ -150,7 +150,7 @@ class Session:
                 _reseat,
                 keys.partition,
                 (keys.head(intent), self.line, keys.head(name or intent),
-                 keys.stream(self.queue, lane or UNPINNED), keys.streams),
+                 keys.stream(self.queue, lane.lstrip("!") or UNPINNED), keys.streams),
                 (intent, lane, name),
             )  # fmt: skip
             if word != b"AGAIN":

@@ -358,8 +358,14 @@ class Worker:
 
     def _on_message(self, channel: str, data: bytes) -> None:
         if channel == self.store.keys[0].hints(self.id):
-            attempt = self.attempts.get(data.decode())
-            if attempt is not None:
+            attempt = self.attempts.get(data.lstrip(b"!|").decode())
+            if attempt is None:
+                pass
+            elif data[:1] == b"!":
+                background(self.deny(attempt), "look whether it was killed")
+            elif data[:1] == b"|":
+                attempt.drain()
+            else:
                 attempt.hint()
         elif data == BUSY:
             self.pace.stir()

@@ -18,7 +18,8 @@ from tests.cli.app import SECRET
 from tests.cli.conftest import NAMESPACE, ROOT, Cli, Running, Said
 
 INTENT_FIELDS = {
-    "id", "queue", "type", "status", "reason", "canceling", "held", "long", "priority", "attempt", "losses", "worker",
+    "id", "queue", "type", "status", "reason", "canceling", "paused", "held", "long", "priority", "attempt", "losses",
+    "worker",
     "entries", "step", "changed", "labels", "idempotency_key", "session", "created", "start", "started", "wake",
     "deadline", "finished", "error",
 }  # fmt: skip
@@ -167,6 +168,25 @@ def test_cancel_ends_what_never_ran_at_once(cli: Cli) -> None:
     assert cli("intents", "get", intent, "--json").json["status"] == "CANCELED"
 
 
+def test_kill_ends_what_runs_at_once_and_stays(cli: Cli, worker: Running) -> None:
+    intent = cli("send", "nap", "600", "--json").json["id"]
+    assert cli("intents", "kill", intent, "--note", "it hangs").out == f"{intent}  CANCELED\n"
+    shown = cli("intents", "get", intent, "--json").json
+    assert (shown["status"], shown["error"]["code"], shown["error"]["message"]) == ("CANCELED", "KILLED", "it hangs")
+    assert cli("intents", "kill", intent, "--json").json == {"id": intent, "answer": "CANCELED"}
+
+
+def test_pause_keeps_and_resume_lets_go_on(cli: Cli, worker: Running) -> None:
+    intent = cli("send", "nap", "0.5", "--delay", "0.5", "--json").json["id"]
+    assert cli("intents", "pause", intent).out == f"{intent}  PAUSED\n"
+    time.sleep(0.7)
+    shown = cli("intents", "get", intent, "--json").json
+    assert (shown["status"], shown["paused"]) == ("PAUSED", True)
+    assert [i["id"] for i in cli("intents", "list", "--status", "paused", "--json").json] == [intent]
+    assert cli("intents", "resume", intent, "--json").json == {"id": intent, "answer": "RESUMED"}
+    assert cli("intents", "watch", intent).code == 0
+
+
 def test_retry_continues_with_the_steps_that_were_done(cli: Cli, worker: Running, tmp_path: Path) -> None:
     path = tmp_path / "file"
     intent = cli("send", "fragile", json.dumps(str(path)), "--wait", "--timeout", "20", "--json").json["id"]
@@ -282,7 +302,8 @@ def test_version_is_that_of_the_package(cli: Cli) -> None:
     "words",
     [
         [], ["worker"], ["dev"], ["send"], ["queues"], ["workers"], ["version"], ["intents"],
-        *(["intents", verb] for verb in ("get", "list", "history", "watch", "cancel", "retry", "resolve", "reject")),
+        *(["intents", verb] for verb in ("get", "list", "history", "watch", "retry")),
+        *(["intents", verb] for verb in ("cancel", "kill", "pause", "resume", "resolve", "reject")),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -227,7 +227,7 @@ def test_a_wait_that_ends_before_its_intent(cli: Cli) -> None:
 # --- ids and queues ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["get", "history", "watch", "cancel", "retry"])
+@pytest.mark.parametrize("verb", ["get", "history", "watch", "cancel", "kill", "pause", "resume", "retry"])
 def test_an_unknown_id(cli: Cli, verb: str) -> None:
     unknown = "0192f0c1-2345-7000-8abc-0123456789ab"
     refused(cli("intents", verb, unknown), "INTENT_NOT_FOUND", unknown, exit_code=1)

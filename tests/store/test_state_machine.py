@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redurable.config import parse_url
 from redurable.ids import derived_id
 from redurable.model import AttemptFailed, ErrorInfo, encode_entry
+from redurable.store import control
 from redurable.store.keeper import Keeper, Pending
 from redurable.store.keys import SOLO, UNPINNED
 from redurable.store.lease import Lease
@@ -191,6 +192,18 @@ class Machine(RuleBasedStateMachine):
         else:
             assert word == "REQUESTED"
             self.interrupted(model)
+        self.again(data)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.intents)
+    def kill(self, data: Any) -> None:
+        intent, model = self.some(data)
+        word = self.run(control.kill(self.store, intent))
+        if model.status in FINAL:
+            assert word == model.status
+        else:
+            assert word == "CANCELED"
+            model.finish("CANCELED", self.now, 30 * 86_400_000)
         self.again(data)
 
     def interrupted(self, model: Intent) -> None:

@@ -8,6 +8,7 @@ The clock stands still at `NOW` (us) until `advance`.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import msgspec
@@ -55,7 +56,7 @@ ARRIVAL = {"key": "answer#0", "about": b"", "form": "", "schema": b"", "since": 
 
 OPEN = ("CREATED", "SUBMITTED", "DELIVERED", "IN_PROGRESS", "WAITING")
 FINAL = ("COMPLETED", "FAILED", "CANCELED", "TIMED_OUT")
-_ENDS = {"cancel": "CANCELED", "expire": "TIMED_OUT", "recover": "FAILED", "skip": "FAILED"}
+_ENDS = {"cancel": "CANCELED", "kill": "CANCELED", "expire": "TIMED_OUT", "recover": "FAILED", "skip": "FAILED"}
 STATES = ("GONE", *OPEN, *FINAL)
 IMPORTED: dict[str, Any] = {
     "status": "SUBMITTED", "fields": ["queue", QUEUE, "created", NOW_MS], "entries": [STEP], "kept": [],
@@ -133,6 +134,10 @@ class World:
             return
         if options.pop("session", False):
             options["entry"] = Entry(SESSION)
+        if state == "PAUSED":
+            await self.bring(options.pop("paused", "WAITING"), steps, **options)
+            assert await self.call("pause") == "PAUSED"
+            return
         if state == "CREATED":
             await self.submit(delay_ms=options.pop("delay_ms", 60_000), **options)
             return
@@ -200,6 +205,9 @@ class World:
             return self.lease.lane, self.lease.entry.decode()
         return "q:normal", "1-1"
 
+    async def _paused_lane(self) -> str:
+        return (re.findall(r"SUBMITTED:(.*)", await self.field("paused") or "") or [UNPINNED])[0]
+
     async def _key(self, name: str, verb: str) -> Any:
         keys, intent = self.keys, self.id
         if name == "holder":
@@ -212,6 +220,8 @@ class World:
         if name == "stream" and verb == "fire":
             lane = "q:normal" if (await self.status()) == "CREATED" else UNPINNED
             return keys.stream(QUEUE, lane)
+        if name == "stream" and verb == "resume":
+            return keys.stream(QUEUE, await self._paused_lane())
         if name == "stream":
             return keys.stream(QUEUE, (await self._at())[0])
         view = keys.done if (await self.status()) == "COMPLETED" else keys.failed
@@ -230,6 +240,8 @@ class World:
     async def _arg(self, name: str, verb: str, given: dict[str, Any]) -> Any:
         if name in ("at", "lane", "entry", "seen", "expected", "first", "start"):
             return await self._place(name, verb)
+        if name == "back":
+            return await self.field("paused") or ""
         if verb == "import" and name in IMPORTED:
             return IMPORTED[name]
         if verb in ("resolve", "declare", "withdraw", "relayed") and name in ARRIVAL:
@@ -255,6 +267,8 @@ class World:
         if name == "first":
             first = await self.mux.command("ZRANGE", self.keys.line(QUEUE, SESSION), 0, 0)
             return first[0] if first else ""
+        if name == "lane" and verb == "resume":
+            return await self._paused_lane()
         if name == "lane" and verb == "reseat":
             return await self.field("lane") or ""
         if name == "at":

@@ -40,7 +40,7 @@ _KINDS = {
 _FIELDS = {
     "status", "queue", "created", "at", "reply", "digest", "max", "deadline", "lane", "start", "wake", "reason",
     "fence", "attempt", "base", "started", "finished", "losses", "lost", "canceling", "watch", "cursors", "redriven",
-    "changed", "imported", "held", "long", "owes", "session", "place", "busy", "kept", "told",
+    "changed", "imported", "held", "long", "owes", "session", "place", "busy", "kept", "told", "paused",
 }  # fmt: skip
 
 
@@ -109,7 +109,8 @@ async def check(store: Store, intent: str, places: list[str] | None = None) -> s
     else:
         assert views == [False, False], f"{intent} is {status} and in a view: {views}"
         assert (outcome, short) == (False, None), f"{intent} is {status} and has an outcome"
-        due = min((int(head[name]) for name in ("deadline", "start", "wake") if name in head), default=None)
+        times = () if status is Status.PAUSED else ("deadline", "start", "wake")
+        due = min((int(head[name]) for name in times if name in head), default=None)
         found = None if timer is None else int(float(timer))
         assert found == due, f"{intent} {status}: its timer says {found}, its head {due}"
     assert journal or "base" not in head or int(head["base"]) == 0
@@ -120,6 +121,7 @@ async def _check_places(store: Store, keys: Keys, head: dict[str, str], live: li
     status, at = head["status"], head.get("at")
     assert live == ([at] if at else []), f"{status}: at is {at}, its entries {live}"
     assert bool(at) == (status in ("SUBMITTED", "IN_PROGRESS")), f"{status}: at is {at}"
+    status = _underneath(head)
     assert ("reason" in head) == (status == "WAITING"), f"{status}: reason is {head.get('reason')}"
     assert "wake" not in head or status == "WAITING", f"{status} has a wake"
     waits = status == "CREATED" and "session" in head  # behind its session, if it has no start
@@ -140,6 +142,13 @@ async def _check_places(store: Store, keys: Keys, head: dict[str, str], live: li
             _, rest = head["fence"].split(":", 1)
             assert owner == rest.rsplit(":", 1)[0], f"{head['fence']} holds the lease, {owner} the entry"
             assert int(head["base"]) <= await store.mux.command("LLEN", keys.journal(intent))
+
+
+def _underneath(head: dict[str, str]) -> str:
+    """Return the state of an intent, of a paused one that to which it is resumed."""
+    assert (head["status"] == "PAUSED") <= ("paused" in head), f"{head['status']} does not know what it was"
+    assert "paused" not in head or head["status"] in ("PAUSED", "IN_PROGRESS"), f"{head['status']} has {head['paused']}"
+    return head["paused"].split(":", 1)[0] if head["status"] == "PAUSED" else head["status"]
 
 
 def _check_final(head: dict[str, str], intent: str) -> None:

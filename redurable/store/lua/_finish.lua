@@ -13,7 +13,8 @@ local function finish(keys, id, status, result, keep, channels, told)
     redis.call('SET', keys.outcome, result)
   end
   local parent = told[1] and told[1]:sub(1, 1) == '^'
-  redis.call('HDEL', head, 'at', 'base', parent and 'at' or 'reply', 'watch', 'wake', 'start', 'reason', 'cursors')
+  redis.call('HDEL', head, 'at', 'base', parent and 'at' or 'reply', 'watch', 'wake', 'start', 'reason', 'cursors',
+    'paused')
   redis.call('ZADD', keys.view, now_ms() + keep, id)
   if parent or told[7] then
     rearm(head, keys.timers, id)

@@ -6,7 +6,7 @@ local function interrupt(keys, id, at, lane, status, entry, result, keep, channe
   if ended(h[1]) then return h[1] end
   if h[4] then return 'REQUESTED' end
   if (h[3] or '') ~= at then return 'AGAIN' end
-  if h[1] == 'CREATED' or (h[1] == 'SUBMITTED' and (h[2] or '0') == '0') then
+  if h[1] == 'CREATED' or (h[2] or '0') == '0' then
     if moved(keys.session, id) then return 'AGAIN' end -- session
     if h[3] then drop(keys.stream, h[3]:match('/(.*)$')) end
     finish(keys, id, status, result, keep, channels)

@@ -13,9 +13,7 @@ local function leave(session, id)
   redis.call('ZREM', session.line, id)
   if held and session.lane ~= '' then
     redis.call('ZADD', session.line, 0, session.id)
-    redis.call('HDEL', session.heir, 'lane', 'busy')
-    redis.call('HSET', session.heir, 'status', 'SUBMITTED',
-      'at', enqueue(session.stream, session.streams, session.lane, session.id))
+    admit(session.heir, session.stream, session.streams, session.lane, session.id)
   elseif held and session.id ~= '' then
     redis.call('ZREM', session.line, session.id) -- its head is gone
   end

@@ -1,4 +1,4 @@
--- cancel: CREATED | SUBMITTED | WAITING -> CANCELED | SUBMITTED
+-- cancel: CREATED | SUBMITTED | WAITING | PAUSED -> CANCELED | SUBMITTED
 -- Asks an intent to end: one that never ran ends at once, another finds `entry` at its place in the journal.
 -- by     client
 -- keys   head journal stream continuation streams outcome view timers cursors
@@ -6,7 +6,7 @@
 -- with   session
 -- reply  CANCELED | REQUESTED | AGAIN | NOT_FOUND | COMPLETED | FAILED | TIMED_OUT
 -- flags  allow-oom
--- uses   enqueue rearm arrive leave finish interrupt
+-- uses   enqueue rearm arrive admit leave finish interrupt
 return interrupt(
   {head = head, journal = journal, stream = stream, continuation = continuation, streams = streams,
    session = session, -- session

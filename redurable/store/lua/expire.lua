@@ -1,4 +1,4 @@
--- expire: CREATED | SUBMITTED | WAITING -> TIMED_OUT | SUBMITTED
+-- expire: CREATED | SUBMITTED | WAITING | PAUSED -> TIMED_OUT | SUBMITTED
 -- Acts on a passed deadline: an intent that never ran ends, another finds `entry` at its place in the journal.
 -- by     worker
 -- keys   head journal stream continuation streams outcome view timers cursors
@@ -6,7 +6,7 @@
 -- with   session
 -- reply  TIMED_OUT | REQUESTED | EARLY | AGAIN | NOT_FOUND | COMPLETED | FAILED | CANCELED
 -- flags  allow-oom
--- uses   enqueue rearm arrive leave finish interrupt
+-- uses   enqueue rearm arrive admit leave finish interrupt
 local status, canceling, deadline = unpack(redis.call('HMGET', head, 'status', 'canceling', 'deadline'))
 if not status then
   redis.call('ZREM', timers, id)

@@ -1,11 +1,11 @@
--- mend: CREATED | SUBMITTED | IN_PROGRESS | WAITING -> SUBMITTED
+-- mend: CREATED | SUBMITTED | IN_PROGRESS | WAITING -> SUBMITTED | PAUSED
 -- Re-adds what a lost write took from an open intent: its entry (`at`, as the caller read it) or its timer.
 -- by     worker
 -- keys   head stream continuation streams timers
 -- args   id at lane
 -- reply  OK | MENDED | STALE
 -- flags  allow-oom
--- uses   enqueue rearm
+-- uses   enqueue rearm rest
 
 -- Will the group never give this entry, which nobody holds, to anybody?
 local function read_past(of, id)
@@ -19,7 +19,7 @@ local function read_past(of, id)
   end
   return false
 end
-local h = redis.call('HMGET', head, 'status', 'at', 'start', 'wake', 'deadline')
+local h = redis.call('HMGET', head, 'status', 'at', 'start', 'wake', 'deadline', 'paused')
 if h[1] == 'CREATED' or h[1] == 'WAITING' then
   if (h[3] or h[4] or h[5]) and not redis.call('ZSCORE', timers, id) then
     rearm(head, timers, id)
@@ -39,5 +39,5 @@ if entry and #redis.call('XRANGE', stream, entry, entry) > 0 then
   if h[1] == 'SUBMITTED' and not read_past(stream, entry) then return mended end
 end
 if entry then drop(stream, entry) end
-redis.call('HSET', head, 'status', 'SUBMITTED', 'at', enqueue(continuation, streams, lane, id))
+requeue(head, h[6], continuation, streams, lane, id)
 return 'MENDED'

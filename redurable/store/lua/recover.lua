@@ -1,4 +1,4 @@
--- recover: SUBMITTED | IN_PROGRESS -> SUBMITTED | FAILED
+-- recover: SUBMITTED | IN_PROGRESS -> SUBMITTED | PAUSED | FAILED
 -- Takes a pending entry from an owner that is dead: nobody subscribes to its `liveness` channel ('' = not asked), and
 -- the entry was idle for `idle` ms. What ran is counted as a loss if `counted`; the second loss makes a suspect (the
 -- solo lane); the last allowed one ends it, but only if it ran alone. What was only delivered goes back uncounted.
@@ -8,12 +8,12 @@
 -- with   session
 -- reply  OK | SUSPECT | FAILED | AGAIN | ALIVE | GONE | STALE
 -- flags  allow-oom
--- uses   enqueue rearm leave finish
+-- uses   enqueue rearm rest admit leave finish
 if liveness ~= '' and redis.call('PUBSUB', 'NUMSUB', liveness)[2] > 0 then return 'ALIVE' end
 local row = redis.pcall('XPENDING', stream, 'rd', entry, entry, 1)[1]
 if not row or row[2] ~= owner then return 'GONE' end
 if row[3] < tonumber(idle) then return 'ALIVE' end
-local h = redis.call('HMGET', head, 'status', 'at', 'base', 'losses', 'max', 'fence')
+local h = redis.call('HMGET', head, 'status', 'at', 'base', 'losses', 'max', 'fence', 'paused')
 if h[2] ~= lane .. '/' .. entry or (h[1] ~= 'SUBMITTED' and h[1] ~= 'IN_PROGRESS') then
   drop(stream, entry)
   return 'STALE'
@@ -42,6 +42,6 @@ if h[1] == 'IN_PROGRESS' and counted == '1' then
   if liveness ~= '' then redis.call('HSET', head, 'lost', h[6]) end
 end
 drop(stream, entry)
-redis.call('HSET', head, 'status', 'SUBMITTED', 'at', enqueue(to, streams, to_lane, id))
+requeue(head, h[7], to, streams, to_lane, id)
 if to == solo then redis.call('PUBLISH', timers, 'solo') end
 return reply

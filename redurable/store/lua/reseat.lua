@@ -1,4 +1,4 @@
--- reseat: CREATED -> SUBMITTED
+-- reseat: CREATED -> SUBMITTED | PAUSED
 -- Re-adds what a lost write took from a session's line: the place of an open intent, or the turn of the first if who
 -- held it is gone. `holder` is the head of `first`, the first in line as the caller read it; `lane` that of `head`.
 -- by     worker
@@ -6,7 +6,7 @@
 -- args   id lane first
 -- reply  OK | MENDED | AGAIN | STALE
 -- flags  allow-oom
--- uses   enqueue
+-- uses   enqueue admit
 local h = redis.call('HMGET', head, 'status', 'start', 'place', 'lane')
 if not h[1] or ended(h[1]) then return 'STALE' end
 if h[1] == 'CREATED' and h[2] then return 'OK' end
@@ -32,6 +32,5 @@ if h[1] ~= 'CREATED' then
 end
 if top[1] ~= id or top[2] == '0' then return mended end
 redis.call('ZADD', line, 0, id)
-redis.call('HDEL', head, 'lane', 'busy')
-redis.call('HSET', head, 'status', 'SUBMITTED', 'at', enqueue(stream, streams, lane, id))
+admit(head, stream, streams, lane, id)
 return 'MENDED'

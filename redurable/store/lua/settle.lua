@@ -6,7 +6,7 @@
 -- with   session
 -- reply  OK | AGAIN | DUPLICATE | REGRESSED | FENCED | WRONG_STATE | NOT_FOUND
 -- flags  allow-oom
--- uses   enqueue rearm leave finish save
+-- uses   enqueue rearm admit leave finish save
 -- the first seven are what finish wants to know
 local h = redis.call('HMGET', head, 'reply', 'watch', 'deadline', 'wake', 'start', 'cursors', 'owes', 'status',
   'fence', 'base')
