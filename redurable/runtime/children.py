@@ -77,6 +77,14 @@ class _Child:
         again = (str(cursor.reopened),) if cursor.reopened else ()
         self.id = derived_id(partition, "child", parent, *map(str, identity), *again)
 
+    @property
+    def line(self) -> str | None:
+        """The key of the session in whose line it would stand; one that is shared stands in none."""
+        shared = self.options.get("shared")
+        if shared is None and not isinstance(self.to, str):
+            shared = spec_of(self.to).shared
+        return None if shared else self.options.get("key")
+
     async def submit(self, waited: bool) -> None:
         """Store the child; again is no matter."""
         attempt, payload = self.attempt, self.payload
@@ -122,6 +130,7 @@ async def call(to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> 
 
     Raises:
         IntentFailed: It ended without a result; `status` says how. The same on every replay.
+            SESSION_DEADLOCK as its code: the child would wait for the session that this intent holds, or one above it.
         UsageError: INSIDE_STEP, OUTSIDE_INTENT.
     """
     scope = handler_scope("call()")
@@ -160,7 +169,7 @@ async def _start(child: _Child, held: Call) -> None:
         if not attempt.noted:
             attempt.noted = True
             attempt.lease.note("owes", "1")
-        if (key := child.options.get("key")) is not None:
+        if (key := child.line) is not None:
             await check_deadlock(child.store, attempt.lease.id, child.queue, key)
         await child.submit(True)
     except StoreError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import redurable
 from redurable import (
     Client,
     ConfigurationError,
@@ -526,3 +527,51 @@ class TestSlips:
             await state.get("x")
         with pytest.raises(UsageError, match="needs an intent"):
             await state.set("x", 1)
+
+
+class TestChildren:
+    """A handler that does what its payload says: (what, the session key, what the child shall do)."""
+
+    async def serve(self, w: World) -> None:
+        async def parent(payload: list[Any]) -> Any:
+            verb, key, *rest = payload
+            await state.set("by", verb)
+            if verb == "call":
+                return await redurable.call(QUEUE, rest, key=key)
+            if verb == "send":
+                return await redurable.send(QUEUE, rest, key=key)
+            if verb == "look":
+                return await redurable.call(QUEUE, None, type="look", key=key, shared=True)
+            return verb
+
+        async def look() -> Any:
+            return await state.get("by")
+
+        for function, name, shared in ((parent, "", False), (look, "look", True)):
+            handler(queue=QUEUE, type=name, retry=AT_ONCE, shared=shared)(function)
+        await w.serve_specs(*(spec_of(function) for function in (parent, look)))
+
+    async def test_calling_ones_own_session_is_refused_instead_of_waiting_for_ever(self, w: World) -> None:
+        await self.serve(w)
+        failed = await w.failure(await w.send(["call", "a", "end"], key="a"))
+        assert failed.code == "SESSION_DEADLOCK"
+        assert await w.call(["end", ""], key="a") == "end"
+        await check_all(w.store)
+
+    async def test_through_a_child_of_another_session_too(self, w: World) -> None:
+        await self.serve(w)
+        failed = await w.failure(await w.send(["call", "b", "call", "a", "end", ""], key="a"))
+        assert failed.code == "SESSION_DEADLOCK"
+
+    async def test_another_session_is_waited_for(self, w: World) -> None:
+        await self.serve(w)
+        assert await w.call(["call", "b", "end", ""], key="a") == "end"
+
+    async def test_sending_to_ones_own_session_waits_in_line(self, w: World) -> None:
+        await self.serve(w)
+        child = await w.call(["send", "a", "end", ""], key="a")
+        assert await w.result(child) == "end"
+
+    async def test_what_is_shared_may_be_called_from_its_session(self, w: World) -> None:
+        await self.serve(w)
+        assert await w.call(["look", "a"], key="a") in (None, "look")  # known once the caller has parked
