@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         Canceled,
         CodecError,
         ConfigurationError,
+        ContinuedAsNew,
         Fenced,
         IdempotencyConflict,
         IntentFailed,
@@ -60,12 +61,14 @@ if TYPE_CHECKING:
     from redurable.runtime.race import Winner, race
     from redurable.runtime.state import state
     from redurable.runtime.steps import step
+    from redurable.runtime.turns import continue_as_new
 
 __all__ = [
     "Canceled",
     "Client",
     "CodecError",
     "ConfigurationError",
+    "ContinuedAsNew",
     "Current",
     "Depends",
     "ErrorInfo",
@@ -99,6 +102,7 @@ __all__ = [
     "call",
     "checkpoint",
     "compensate",
+    "continue_as_new",
     "current",
     "fencing_token",
     "handler",
@@ -123,9 +127,10 @@ __all__ = [
 _HOMES = {
     "redurable.client": "Client",
     "redurable.errors": (
-        "Canceled CodecError ConfigurationError Fenced IdempotencyConflict IntentFailed JournalMismatchError NotFound "
-        "PayloadTooLarge PromiseRejected RedurableError RetryLater SerialisationError SessionBusy StepFailed "
-        "StepProcessLost StoreError StoreUnavailable Suspended TerminalError TokenRefused UsageError WrongState"
+        "Canceled CodecError ConfigurationError ContinuedAsNew Fenced IdempotencyConflict IntentFailed "
+        "JournalMismatchError NotFound PayloadTooLarge PromiseRejected RedurableError RetryLater "
+        "SerialisationError SessionBusy StepFailed StepProcessLost StoreError StoreUnavailable Suspended "
+        "TerminalError TokenRefused UsageError WrongState"
     ),
     "redurable.ids": "IntentId",
     "redurable.model": "ErrorInfo IntentInfo Priority Status",
@@ -140,6 +145,7 @@ _HOMES = {
     "redurable.runtime.race": "Winner race",
     "redurable.runtime.state": "state",
     "redurable.runtime.steps": "step",
+    "redurable.runtime.turns": "continue_as_new",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

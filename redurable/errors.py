@@ -30,6 +30,7 @@ Every error that redurable raises, with a stable code each.
     Signals of the engine, BaseExceptions so that `except Exception` lets them pass:
     asyncio.CancelledError
     ├── Suspended               the attempt ends here and another continues it
+    │   ├── ContinuedAsNew      the handler starts anew, with an empty journal
     │   └── Fenced              another worker owns the intent now
     └── Canceled                the intent was cancelled, or its deadline passed
     BaseException
@@ -50,6 +51,7 @@ __all__ = [
     "Canceled",
     "CodecError",
     "ConfigurationError",
+    "ContinuedAsNew",
     "Fenced",
     "IdempotencyConflict",
     "IntentFailed",
@@ -311,6 +313,14 @@ class UsageError(RedurableError):
 
 class Suspended(asyncio.CancelledError):
     """This attempt ends here and another continues the intent: clean up process resources, start nothing."""
+
+
+class ContinuedAsNew(Suspended):
+    """The handler asked to start anew; `payload` (MessagePack) is what its next turn is given."""
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__("the handler continues as new")
+        self.payload = payload
 
 
 class Fenced(Suspended):

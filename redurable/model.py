@@ -22,6 +22,7 @@ The state of an intent, with the script that walks each edge:
     delete            COMPLETED | FAILED | CANCELED | TIMED_OUT -> none
     import            none -> CREATED | SUBMITTED | WAITING | COMPLETED | FAILED | CANCELED | TIMED_OUT
     enter             none -> CREATED | SUBMITTED: an intent of a session; join gives a delayed one its place
+    continue          IN_PROGRESS -> SUBMITTED, with another payload and an empty journal: the next turn
     reseat            CREATED -> SUBMITTED, when the holder of its session is gone
     skip              SUBMITTED | WAITING | PAUSED -> FAILED, when it holds a session that an operator wants to go on
 
@@ -53,6 +54,7 @@ __all__ = [
     "CancelRequested",
     "Claimed",
     "Compensating",
+    "Continued",
     "Entry",
     "Envelope",
     "ErrorInfo",
@@ -288,6 +290,14 @@ class Called(_Call, tag=21):
     abandoned: list[tuple[str, str, int | str]] = []
 
 
+class Continued(msgspec.Struct, array_like=True, tag=30):
+    """The first entry of a turn after the first: `turn` is its number, `before` how many entries its past had."""
+
+    at: int
+    turn: int
+    before: int
+
+
 class Arrived(msgspec.Struct, array_like=True, tag=20):
     """
     What came from outside under `key`: a promise's value (or its rejection, FAILED), or a child's outcome.
@@ -316,6 +326,7 @@ Entry = (
     | Reopened
     | CancelRequested
     | Compensating
+    | Continued
 )
 
 encode_entry = msgspec.msgpack.Encoder().encode
@@ -352,6 +363,7 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     reason: Reason | None = None
     attempt: int = 0
+    turn: int = 1
     losses: int = 0
     priority: Priority = Priority.NORMAL
     worker: str | None = None

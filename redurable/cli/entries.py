@@ -16,6 +16,7 @@ from redurable.model import (
     CancelRequested,
     Claimed,
     Compensating,
+    Continued,
     Entry,
     ErrorInfo,
     Reopened,
@@ -41,6 +42,7 @@ _KINDS: dict[type, str] = {
     Compensating: "compensating",
     Arrived: "arrived",
     Called: "called",
+    Continued: "continued",
 }
 _PREVIEW = 120
 
@@ -135,6 +137,8 @@ def _detail(entry: Entry) -> dict[str, Any]:
         return {"status": entry.status.value, "note": entry.note}
     if isinstance(entry, Compensating):
         return {"status": entry.status.value, "error": None if entry.error is None else error_fields(entry.error)}
+    if isinstance(entry, Continued):
+        return {"turn": entry.turn, "before": entry.before}
     return {}
 
 
@@ -162,6 +166,8 @@ def _told(entry: Entry) -> str:
         return f"{entry.status.value} {entry.note}".strip()
     if isinstance(entry, Compensating):
         return f"will end {entry.status.value} {raised}".strip()
+    if isinstance(entry, Continued):
+        return f"turn {entry.turn}; {entry.before} entries of earlier turns are gone"
     return ""
 
 

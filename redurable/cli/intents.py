@@ -40,6 +40,7 @@ def as_fields(info: IntentInfo) -> dict[str, Any]:
         "reason": info.reason.value if info.reason is not None else None,
         "canceling": info.canceling,
         "paused": info.paused,
+        "turn": info.turn,
         "held": info.held,
         "long": info.long,
         "priority": info.priority.value,
@@ -75,10 +76,9 @@ def get(
 
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
-    JSON: id, queue, type, status, reason, canceling, paused, held, long, priority, attempt, losses, worker, entries,
-    step,
-    changed, labels, idempotency_key, session, created, start, started, wake, deadline, finished, error (type, message,
-    code, details, traceback); what is not known is null.
+    JSON: id, queue, type, status, reason, canceling, paused, turn, held, long, priority, attempt, losses, worker,
+    entries, step, changed, labels, idempotency_key, session, created, start, started, wake, deadline, finished, error
+    (type, message, code, details, traceback); what is not known is null.
     """
 
     async def work() -> IntentInfo:
@@ -103,6 +103,7 @@ def get(
         ("deadline", moment(info.deadline)),
         ("finished", moment(info.finished)),
         ("attempt", info.attempt or ""),
+        ("turn", info.turn if info.turn > 1 else ""),
         ("losses", f"{info.losses} (owners lost since the last progress)" if info.losses else ""),
         ("worker", info.worker if not info.status.final else ""),
         ("last step", info.step),

@@ -24,6 +24,7 @@ from redurable.model import (
     CancelRequested,
     Claimed,
     Compensating,
+    Continued,
     Entry,
     Reason,
     Reopened,
@@ -34,7 +35,20 @@ from redurable.model import (
     TimerSet,
 )
 
-__all__ = ["ABANDONED", "ASKED", "DONE", "INSIDE", "RUNNING", "UNSET", "Call", "Cursor", "Identity", "inside_of"]
+__all__ = [
+    "ABANDONED",
+    "ASKED",
+    "DONE",
+    "INSIDE",
+    "RUNNING",
+    "UNSET",
+    "Call",
+    "Cursor",
+    "Identity",
+    "inside_of",
+    "running",
+    "unused",
+]
 
 Identity = tuple[str, str, int | str]
 INSIDE = ">>"  # ends the part of a scope's path that names a step; no qualified name contains it, "<locals>" does ">"
@@ -83,6 +97,8 @@ class Cursor:
         self.reopened = 0  # operator's retries
         self.used: set[str] = set()  # keys whose value the handler has been given, or gave up
         self.cancel: CancelRequested | None = None
+        self.turn = 1
+        self.before = 0  # entries of earlier turns
         self.failures = 0  # attempts that failed since the last operator's retry, which voids those before
         self._requested = False
         self._entries: list[Entry | None] = []
@@ -128,6 +144,8 @@ class Cursor:
             self.cancel = entry
         elif isinstance(entry, AttemptFailed):
             self.failures += 1
+        elif isinstance(entry, Continued):
+            self.turn, self.before = entry.turn, entry.before
         if not isinstance(entry, _IDENTIFIED):
             self.reopened += isinstance(entry, Reopened)
             if isinstance(entry, Arrived):
@@ -343,6 +361,16 @@ class Cursor:
             recorded=_named(recorded),
             asked=_named(asked),
         )
+
+
+def running(cursor: Cursor) -> list[str]:
+    """Return the ids of children that were started and have not ended."""
+    return [e.child for e in cursor._entries if isinstance(e, Called) and e.child not in cursor.brought]
+
+
+def unused(cursor: Cursor) -> list[Arrived]:
+    """Return the values of promises that came and were given to nobody."""
+    return [e for e in cursor._entries if isinstance(e, Arrived) and "#" in e.key and e.key not in cursor.used]
 
 
 def inside_of(identity: Identity) -> str:

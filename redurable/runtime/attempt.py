@@ -25,6 +25,7 @@ from redurable.codecs.base import Vault
 from redurable.errors import (
     CodecError,
     ConfigurationError,
+    ContinuedAsNew,
     Fenced,
     IntentFailed,
     JournalMismatchError,
@@ -56,6 +57,7 @@ from redurable.runtime.holding import put_down
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.sealed import SealedRecorder
+from redurable.runtime.turns import begin_turn
 from redurable.runtime.undo import undo
 from redurable.store.courier import relay
 from redurable.store.lease import Lease
@@ -124,11 +126,8 @@ class Attempt:
         self._cursor = Cursor()
         self.vault = vault
         news = lambda: self.conductor.news()  # noqa: E731, PLW0108  undo work has a conductor of its own
-        self.recorder = (
-            Recorder(lease, self._cursor, news, self.lost, limit)
-            if vault is None
-            else SealedRecorder(lease, self._cursor, news, self.lost, limit, vault, self.hold)
-        )
+        way = (lease, self._cursor, news, self.lost, limit)
+        self.recorder = Recorder(*way) if vault is None else SealedRecorder(*way, vault, self.hold)
         if journal is not None:
             watch_growth(self, *journal)
         self.main = Scope(self, "")
@@ -137,7 +136,7 @@ class Attempt:
     # --- what the worker uses -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run to the attempt's end; `ended` tells how: a final status, or retry, parked, held, released, lost."""
+        """Run to its end; `ended` tells how: a final status, retry, parked, continued, held, released, lost."""
         if spans.observer is None:
             await self._run()
             return
@@ -235,8 +234,8 @@ class Attempt:
         failure: BaseException | None = None
         try:
             value = await self._lead(arguments)
-        except (Exception, asyncio.CancelledError, JournalMismatchError) as raised:
-            failure = raised
+        except (Exception, asyncio.CancelledError, JournalMismatchError, BaseExceptionGroup) as raised:
+            failure = raised  # a group: what a TaskGroup makes of a signal that is raised in its own body
         except (KeyboardInterrupt, SystemExit) as raised:
             # of user code: the process's own signals do not come this way
             failure = RuntimeError(f"the handler raised {type(raised).__name__}")
@@ -277,7 +276,7 @@ class Attempt:
             return await self._compensate(ending.status, ending.error)
         if isinstance(signal, JournalMismatchError | UsageError):
             return await self._retry_or_fail(signal)
-        if signal is not None:
+        if signal is not None and not isinstance(signal, ContinuedAsNew):
             return await self._release()
         conductor.ending = self._cursor.ending_ahead()
         if conductor.ending is not None:
@@ -290,11 +289,16 @@ class Attempt:
             code = "CANCELED" if status is Status.CANCELED else "DEADLINE"
             info = ErrorInfo(type=f"redurable.{code}", message=cancel.note or code.lower(), code=code)
             return await self._compensate(status, info)
-        if error is not None:
+        if error is not None and signal is None:
             return await self._retry_or_fail(error)
         skipped = self._cursor.skipped({s.path for s in conductor.scopes if s is not self.main})
         if skipped is not None:
             return await self._retry_or_fail(skipped)
+        if isinstance(signal, ContinuedAsNew):
+            word = await begin_turn(self, signal.payload)
+            if word == "NEWS":
+                return await self._decide(value, error)
+            return "continued" if word == "OK" else await self._refused(word.encode())
         try:
             data, _ = self.spec.result.settle(value, f"the result of {self.spec.name}", self.limit)
         except SerialisationError as refused:

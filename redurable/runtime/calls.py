@@ -42,6 +42,7 @@ from redurable.runtime.holding import restored
 from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform
+from redurable.runtime.turns import seed_of
 
 __all__ = [
     "Current",
@@ -126,7 +127,8 @@ def idempotency_key() -> str:
             "idempotency_key() names a step; it was called outside of one",
             hint="make the call that takes the key in a step",
         )
-    return f"{scope.attempt.lease.id}-{hashlib.blake2b(scope.place().encode(), digest_size=8).hexdigest()}"
+    place = hashlib.blake2b(scope.place().encode(), digest_size=8).hexdigest()
+    return f"{seed_of(scope.attempt)}-{place}"
 
 
 def fencing_token() -> int:
@@ -172,7 +174,7 @@ def _chance(what: str) -> int:
     if scope is None:
         return uuid.uuid4().int
     n = scope.number(f"<{what}>")
-    text = f"{scope.attempt.lease.id}\0{scope.place()}\0{what}\0{n}"
+    text = f"{seed_of(scope.attempt)}\0{scope.place()}\0{what}\0{n}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
 
 

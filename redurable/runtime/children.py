@@ -20,6 +20,7 @@ from redurable.codec import typed
 from redurable.errors import (
     CodecError,
     ConfigurationError,
+    ContinuedAsNew,
     IntentFailed,
     NotFound,
     RedurableError,
@@ -36,6 +37,7 @@ from redurable.runtime.promises import handler_scope
 from redurable.runtime.sending import accepted, submit
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform
+from redurable.runtime.turns import seed_of
 from redurable.store.courier import tell
 from redurable.store.inspection import outcome
 from redurable.store.sessions import check_deadlock
@@ -75,7 +77,7 @@ class _Child:
         partition = partition_of(parent) if key is None else partition_for(len(store.keys), self.queue, key)
         # after an operator's retry a child that had failed is called anew
         again = (str(cursor.reopened),) if cursor.reopened else ()
-        self.id = derived_id(partition, "child", parent, *map(str, identity), *again)
+        self.id = derived_id(partition, "child", seed_of(attempt), *map(str, identity), *again)
 
     @property
     def line(self) -> str | None:
@@ -181,7 +183,7 @@ async def _start(child: _Child, held: Call) -> None:
     except RedurableError as error:  # it cannot be: its session is busy, say; that is its outcome
         await tell(child.store, attempt.lease.id, child.id, Outcome(Status.FAILED, error=ErrorInfo.of(error)))
         return
-    if held.state == ABANDONED:
+    if held.state == ABANDONED or isinstance(conductor.signal, ContinuedAsNew):
         await child.cancel()
     elif conductor.signal is None:
         held.since = now_ms()

@@ -24,7 +24,7 @@ class Asking:
 
     id: str
     fence: bytes
-    _head: str
+    head: str
     _keys: Keys
     _mux: Multiplexer
 
@@ -33,12 +33,12 @@ class Asking:
     ) -> Word:
         """Say that the attempt, which has applied *seen* entries, waits for what comes under *key*; see the script."""
         keys = self._keys
-        places = (self._head, keys.arrivals(self.id), keys.forms, keys.asked)
+        places = (self.head, keys.arrivals(self.id), keys.forms, keys.asked)
         args = (self.id, self.fence, key, seen, about, form, schema, "" if since is None else since)
         return self._mux.call(_declare, keys.partition, places, args)
 
     def withdraw(self, key: str) -> Word:
         """Have what would come under *key* refused."""
         keys = self._keys
-        places = (self._head, keys.arrivals(self.id), keys.asked)
+        places = (self.head, keys.arrivals(self.id), keys.asked)
         return self._mux.call(_withdraw, keys.partition, places, (self.id, self.fence, key))

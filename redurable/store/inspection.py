@@ -51,6 +51,7 @@ __all__ = [
 decode_envelope = msgspec.msgpack.Decoder(SessionEnvelope).decode
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _PAGE = 200
+_CONTINUED = b"\x1e"  # the tag of `Continued`
 _SORTED = 100_000  # ids that a listing puts in order at a time
 Page = list[IntentInfo]
 
@@ -241,6 +242,7 @@ def _info(
         start=number("start"),
         wake=number("wake"),
         deadline=number("deadline"),
+        turn=int(fields.get("turn", 1)),
         long=fields.get("long"),
         held=fields.get("held") if fields.get("reason") == Reason.HELD else None,
         paused=paused,
@@ -256,13 +258,35 @@ def _info(
 
 
 async def history(store: Store, intent: str, since: int = 0) -> list[tuple[int, Entry]]:
-    """Return (seq, entry) of the journal after seq *since*; NotFound when the intent is not there."""
-    keys = store.keys_of(intent)
-    there = store.mux.command("EXISTS", keys.head(intent))
-    entries = await store.mux.command("LRANGE", keys.journal(intent), since, -1)
-    if not await there:
-        raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
-    return [(since + i, readable(raw)) for i, raw in enumerate(entries, 1)]
+    """
+    Return (seq, entry) of the journal after seq *since*; NotFound when the intent is not there.
+
+    Seqs go on through `continue_as_new`; of turns that are over nothing is left.
+    """
+    key, mux = store.keys_of(intent).journal(intent), store.mux
+    there = mux.command("EXISTS", store.keys_of(intent).head(intent))
+    before = 0
+    while True:
+        first = mux.command("LRANGE", key, 0, 0)
+        part = mux.command("LRANGE", key, max(0, since - before), -1)
+        begun = _entries_before(await mux.command("LRANGE", key, 0, 0))
+        if not await there:
+            raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
+        if begun == before == _entries_before(await first):
+            start = max(since, before) + 1
+            return [(seq, _absolute(readable(raw), before)) for seq, raw in enumerate(await part, start)]
+        before = begun  # a turn began: its entries are counted from another number
+
+
+def _entries_before(first: list[bytes]) -> int:
+    """Return how many entries earlier turns had, by the first of this one."""
+    return msgspec.msgpack.decode(first[0])[3] if first and first[0][1:2] == _CONTINUED else 0
+
+
+def _absolute(entry: Entry, before: int) -> Entry:
+    if before and isinstance(entry, Reopened):
+        return msgspec.structs.replace(entry, voided=[seq + before for seq in entry.voided])
+    return entry
 
 
 async def _ids(store: Store, partition: int, queue: str | None, status: Status | None) -> AsyncIterator[list[str]]:

@@ -25,6 +25,7 @@ __all__ = ["Lease", "sit"]
 _record, _checkpoint, _park = load("record"), load("checkpoint"), load("park")
 _retry, _release, _settle, _note = load("retry"), load("release"), load("settle"), load("note")
 _park_holder, _settle_holder = load("park", session=True), load("settle", session=True)
+_continue, _continue_holder = load("continue"), load("continue", session=True)
 
 Word = asyncio.Future[Any]
 
@@ -33,8 +34,27 @@ class Lease(Asking):
     """One claimed intent, as `claim` answered it."""
 
     __slots__ = (
-        "_head", "_journal", "_keys", "_mux", "_stream", "attempt", "base", "body", "created", "deadline",
-        "entries", "entry", "fence", "id", "k", "lane", "queue", "session", "started", "store", "stream_index",
+        "_journal",
+        "_keys",
+        "_mux",
+        "_stream",
+        "attempt",
+        "base",
+        "body",
+        "created",
+        "deadline",
+        "entries",
+        "entry",
+        "fence",
+        "head",
+        "id",
+        "k",
+        "lane",
+        "queue",
+        "session",
+        "started",
+        "store",
+        "stream_index",
     )  # fmt: skip
 
     def __init__(self, store: Store, keys: Keys, streams: list[str], reply: list[Any]) -> None:
@@ -46,7 +66,7 @@ class Lease(Asking):
         self.stream_index = index
         self.queue, self.lane = keys.lane_of(self._stream)
         self.id: str = intent.decode()
-        self._head = keys.head(self.id)
+        self.head = keys.head(self.id)
         self._journal = keys.journal(self.id)
         self.entry: bytes = entry
         self.fence: bytes = fence
@@ -71,11 +91,6 @@ class Lease(Asking):
         return self.fence.split(b":", 2)[1].decode()
 
     @property
-    def head(self) -> str:
-        """The head's key, for the renewal thread."""
-        return self._head
-
-    @property
     def stream(self) -> str:
         """The key of the stream that holds the pending entry."""
         return self._stream
@@ -90,7 +105,7 @@ class Lease(Asking):
         word: Word | None = self._mux.call(
             _record,
             self._keys.partition,
-            (self._head, self._journal),
+            (self.head, self._journal),
             (self.id, self.fence, self.k, len(entries), *entries),
             sink,
         )
@@ -111,34 +126,49 @@ class Lease(Asking):
     async def losses(self) -> int:
         """Answer how many owners were lost since the last progress, 0 if the store cannot say now."""
         with contextlib.suppress(StoreError):
-            return int(await self._mux.command("HGET", self._head, "losses") or 0)
+            return int(await self._mux.command("HGET", self.head, "losses") or 0)
         return 0
 
     def checkpoint(self, name: str, value: bytes) -> Word:
         """Keep *value* as the cursor of the step *name*."""
-        keys = (self._head, self._keys.checkpoint(self.id))
+        keys = (self.head, self._keys.checkpoint(self.id))
         return self._mux.call(_checkpoint, self._keys.partition, keys, (self.fence, name, value))
 
     def note(self, name: str, value: str) -> Word:
         """Keep a remark in the head, for people who look."""
-        return self._mux.call(_note, self._keys.partition, (self._head,), (self.fence, name, value))
+        return self._mux.call(_note, self._keys.partition, (self.head,), (self.fence, name, value))
 
     def park(self, seen: int, reason: str, wake_ms: int | None) -> Word:
         """Wait without a worker until *wake_ms*; NEWS when the journal is longer than *seen*."""
         wake = "" if wake_ms is None else wake_ms
-        places = (self._head, self._journal, self._keys.timers, self._stream)
+        places = (self.head, self._journal, self._keys.timers, self._stream)
         words = (self.id, self.fence, self.k, seen, self.entry, reason, wake)
         if self.session is not None and self.session.writes.values:
             more, told = self.session.staying()
             return self._mux.call(_park_holder, self._keys.partition, (*places, *more), (*words, *told))
         return self._mux.call(_park, self._keys.partition, places, words)
 
+    def begin_turn(self, seen: int, turn: int, body: bytes, first: bytes, kept: list[Any]) -> Word:
+        """Begin turn number *turn* with the envelope *body*, and a journal of *first* and *kept* (key, entry, ...)."""
+        keys = self._keys
+        places = (
+            self.head, self._journal, keys.envelope(self.id), self._stream, keys.stream(self.queue, UNPINNED),
+            keys.streams, keys.checkpoint(self.id), keys.arrivals(self.id), keys.asked,
+        )  # fmt: skip
+        words = (
+            self.id, self.fence, self.k, seen, self.entry, UNPINNED, turn, body, first, len(kept), *kept
+        )  # fmt: skip
+        if self.session is not None and self.session.writes.values:
+            more, told = self.session.staying()
+            return self._mux.call(_continue_holder, keys.partition, (*places, *more), (*words, *told))
+        return self._mux.call(_continue, keys.partition, places, words)
+
     def retry(self, seen: int, delay_ms: int, failure: bytes) -> Word:
         """End this attempt with *failure*; the next may begin in *delay_ms*."""
         return self._mux.call(
             _retry,
             self._keys.partition,
-            (self._head, self._journal, self._keys.timers, self._stream),
+            (self.head, self._journal, self._keys.timers, self._stream),
             (self.id, self.fence, self.k, seen, self.entry, f"+{delay_ms}", failure),
         )
 
@@ -149,7 +179,7 @@ class Lease(Asking):
         return self._mux.call(
             _release,
             keys.partition,
-            (self._head, self._journal, self._stream, keys.stream(self.queue, lane), keys.streams),
+            (self.head, self._journal, self._stream, keys.stream(self.queue, lane), keys.streams),
             (self.id, self.fence, self.entry, lane),
         )
 
@@ -158,7 +188,7 @@ class Lease(Asking):
         keys = self._keys
         view = keys.done if status == "COMPLETED" else keys.failed
         places = (
-            self._head, self._journal, keys.outcome(self.id), view, keys.timers, keys.checkpoint(self.id), self._stream
+            self.head, self._journal, keys.outcome(self.id), view, keys.timers, keys.checkpoint(self.id), self._stream
         )  # fmt: skip
         words = (self.id, self.fence, self.k, self.entry, status, result, keep_ms, keys.namespace + ":r:")
         if self.session is not None and self.session.holds:

@@ -50,6 +50,7 @@ LEVELS: dict[str, int] = {
     "handler.abandoned": _WARNING,
     "handler.failed": _WARNING,  # ERROR when nothing follows
     "handler.foreign_wait": _WARNING,
+    "intent.continued": _DEBUG,
     "intent.ended": _INFO,
     "intent.held": _WARNING,
     "intent.unknown_type": _WARNING,

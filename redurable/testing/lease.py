@@ -73,6 +73,7 @@ class MemoryLease:
         self.queue = intent.queue
         self.lane = f"{intent.queue}:normal"
         self.fence = str(head["fence"])
+        self.worker = self.fence.split(":")[1]
         self.attempt = int(head["attempt"])
         self.created = int(head["created"])
         self.started = int(head["started"])
@@ -97,11 +98,6 @@ class MemoryLease:
     def epoch(self) -> int:
         """The fencing number."""
         return int(self.fence.split(":")[0])
-
-    @property
-    def worker(self) -> str:
-        """The process that claimed it."""
-        return self.fence.split(":")[1]
 
     def hint(self) -> None:
         """Tell the owner, a little later, that there is news."""
@@ -196,6 +192,10 @@ class MemoryLease:
     def park(self, seen: int, reason: str, wake_ms: int | None) -> Any:
         """See `Lease.park`."""
         return self._call("park", self.k, seen, reason, wake_ms, self._writes())
+
+    def begin_turn(self, seen: int, turn: int, body: bytes, first: bytes, kept: list[Any]) -> Any:
+        """See `Lease.begin_turn`."""
+        return self._call("begin_turn", self.k, seen, turn, body, first, kept)
 
     def retry(self, seen: int, delay_ms: int, failure: bytes) -> Any:
         """See `Lease.retry`."""

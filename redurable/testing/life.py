@@ -17,6 +17,7 @@ from redurable.errors import UsageError
 from redurable.model import Envelope
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.handlers import HandlerSpec, Resources
+from redurable.store.inspection import decode_envelope
 from redurable.tasks import background
 from redurable.testing.clock import VirtualLoop
 from redurable.testing.lease import Kill
@@ -64,6 +65,8 @@ class Life:
             lease = intent.claim()
             lease.on_cut = self.kill
             self.alive, self._lease, self._killed = True, lease, asyncio.Event()
+            if intent.body is not None:
+                self.envelope = decode_envelope(intent.body)
             attempt = self.now = Attempt(lease, self.spec, self.envelope, self.resources)  # type: ignore[arg-type]  # a lease in all but its class
             lease.on_hint = attempt.hint
             loop = asyncio.get_running_loop()

@@ -68,6 +68,7 @@ class MemoryIntent:
         self.head: dict[str, Any] = {"status": "SUBMITTED", "created": clock.now_ms()}
         if start is not None:
             self.head |= {"status": "CREATED", "wake": start}
+        self.body: bytes | None = None  # the envelope of a later turn
         self.cursors: dict[str, bytes] = {}
         self.arrivals: dict[str, Any] = {}  # key -> "?", "-", or (seq, what came)
         self.on_ask: Callable[[str], None] | None = None  # told of every promise that is waited for
@@ -282,6 +283,25 @@ class MemoryIntent:
             return no
         if not isinstance(self.arrivals.get(key), tuple):
             self.arrivals[key] = "-"
+        return b"OK"
+
+    def _begin_turn(
+        self, fence: str, k: int, seen: int, turn: int, body: bytes, first: bytes, kept: list[Any]
+    ) -> bytes:
+        if self.status == "SUBMITTED" and self.head["fence"] == fence:
+            return b"OK"
+        no = self._refused(fence) or self._miscounted(k)
+        if no:
+            return no
+        if len(self.journal) != seen:
+            return b"NEWS"
+        old, self.arrivals = self.arrivals, {}
+        self.journal, self.body = [first, *kept[1::2]], body
+        for seq, key in enumerate(kept[::2], 2):
+            self.arrivals[key] = (seq, old[key][1])
+        self.cursors.clear()
+        self.head.pop("losses", None)
+        self.head |= {"status": "SUBMITTED", "turn": turn}
         return b"OK"
 
     def _read(self, fence: str, start: int, count: int) -> list[bytes]:

@@ -18,10 +18,9 @@ from tests.cli.app import SECRET
 from tests.cli.conftest import NAMESPACE, ROOT, Cli, Running, Said
 
 INTENT_FIELDS = {
-    "id", "queue", "type", "status", "reason", "canceling", "paused", "held", "long", "priority", "attempt", "losses",
-    "worker",
-    "entries", "step", "changed", "labels", "idempotency_key", "session", "created", "start", "started", "wake",
-    "deadline", "finished", "error",
+    "id", "queue", "type", "status", "reason", "canceling", "paused", "turn", "held", "long", "priority", "attempt",
+    "losses", "worker", "entries", "step", "changed", "labels", "idempotency_key", "session", "created", "start",
+    "started", "wake", "deadline", "finished", "error",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from redurable import (
     call,
     checkpoint,
     compensate,
+    continue_as_new,
     handler,
     last_checkpoint,
     now,
@@ -269,6 +270,16 @@ async def called(n: int) -> int:
     return n + (await bake("last")).grams
 
 
+@handler(queue="turns")
+async def turns(n: int) -> list[Any]:
+    """The third turn of a handler that continues as new."""
+    loaf = await bake(f"turn {n}")
+    if n < 3:
+        continue_as_new(n + 1)
+    await pause()
+    return [n, loaf.name, (await bake("last")).name]
+
+
 @dataclass(frozen=True)
 class Program:
     """
@@ -326,5 +337,6 @@ PROGRAMS: dict[str, Program] = {
             ("Arrived", "TimerSet", "StepDone"),
         ),
         Program(called, 1, "COMPLETED", 547, ("bake last",), ("Called", "Arrived")),
+        Program(turns, 1, "COMPLETED", [3, "turn 3", "last"], ("bake last",), ("Continued", "Claimed", "StepDone")),
     )
 }  # fmt: skip

@@ -195,7 +195,7 @@ VERBS: dict[str, tuple[str, Any]] = {
     "renew": ("IN_PROGRESS", "OK"), "cancel": ("IN_PROGRESS", "REQUESTED"), "redrive": ("FAILED", "OK"),
     "wake": ("WAITING", "OK"), "watch": ("WAITING", "WAITING"), "recover": ("IN_PROGRESS", "GONE"),
     "mend": ("WAITING", "OK"), "sweep": ("COMPLETED", "EARLY"),
-    "delete": ("COMPLETED", "OK"), "import": ("GONE", "EXISTS"),
+    "delete": ("COMPLETED", "OK"), "import": ("GONE", "EXISTS"), "continue": ("IN_PROGRESS", "OK"),
 }  # fmt: skip
 
 
@@ -208,9 +208,9 @@ class TestLostAnswers:
         assert await within(far.call(verb)) == answer
         assert cut.done()
         assert far.mux.connects == 2
-        length = {"record": 1, "retry": 1, "cancel": 1, "redrive": 1, "import": 1}.get(verb, 0)
+        length = {"record": 1, "retry": 1, "cancel": 1, "redrive": 1, "import": 1, "continue": 1}.get(verb, 0)
         assert len(await far.journal()) == length
-        once = {"submit": 1, "release": 1, "wake": 1, "redrive": 1, "recover": 1, "import": 1}
+        once = {"submit": 1, "release": 1, "wake": 1, "redrive": 1, "recover": 1, "import": 1, "continue": 1}
         if verb in once:
             streams = [*far.streams, far.solo]
             assert sum([await far.mux.command("XLEN", s) for s in streams]) == 1

@@ -197,7 +197,7 @@ class TestDiagram:
         lines = re.findall(
             r"^ +([a-z, ]+?) {2,}(none|[A-Z_| ]+?)(?:, never claimed)? -> (none|[A-Z_| ]+)", self.drawing, re.M
         )
-        spelled = "cancel, expire|kill|pause|resume|redrive|delete|import|enter|reseat|skip"
+        spelled = "cancel, expire|kill|pause|resume|redrive|delete|import|enter|continue|reseat|skip"
         assert "|".join(line[0] for line in lines) == spelled
         for verbs, before, after in lines:
             for verb in verbs.split(", "):

@@ -18,6 +18,7 @@ from redurable.model import (
     Arrived,
     AttemptFailed,
     CancelRequested,
+    Continued,
     Envelope,
     ErrorInfo,
     Reopened,
@@ -58,6 +59,7 @@ OPEN = ("CREATED", "SUBMITTED", "DELIVERED", "IN_PROGRESS", "WAITING")
 FINAL = ("COMPLETED", "FAILED", "CANCELED", "TIMED_OUT")
 _ENDS = {"cancel": "CANCELED", "kill": "CANCELED", "expire": "TIMED_OUT", "recover": "FAILED", "skip": "FAILED"}
 STATES = ("GONE", *OPEN, *FINAL)
+NEXT_TURN: dict[str, Any] = {"turn": 2, "first": encode_entry(Continued(NOW_MS, 2, 0)), "kept": [], "body": BODY}
 IMPORTED: dict[str, Any] = {
     "status": "SUBMITTED", "fields": ["queue", QUEUE, "created", NOW_MS], "entries": [STEP], "kept": [],
     "brought": [],
@@ -238,6 +240,8 @@ class World:
         }[name]  # fmt: skip
 
     async def _arg(self, name: str, verb: str, given: dict[str, Any]) -> Any:
+        if verb == "continue" and name in NEXT_TURN:
+            return NEXT_TURN[name]
         if name in ("at", "lane", "entry", "seen", "expected", "first", "start"):
             return await self._place(name, verb)
         if name == "back":

@@ -40,7 +40,7 @@ _KINDS = {
 _FIELDS = {
     "status", "queue", "created", "at", "reply", "digest", "max", "deadline", "lane", "start", "wake", "reason",
     "fence", "attempt", "base", "started", "finished", "losses", "lost", "canceling", "watch", "cursors", "redriven",
-    "changed", "imported", "held", "long", "owes", "session", "place", "busy", "kept", "told", "paused",
+    "changed", "imported", "held", "long", "turn", "owes", "session", "place", "busy", "kept", "told", "paused",
 }  # fmt: skip
 
 
