@@ -167,6 +167,24 @@ class TestOrder:
         assert seen == ["bad", "held", "bad", "last"]
         await w.result(bad)
 
+    async def test_the_next_turn_of_an_intent_holds_its_session(self, w: World) -> None:
+        seen: list[Any] = []
+
+        async def handle(payload: int) -> Any:
+            turns = await state.get("turns", of=int, default=0)
+            seen.append((payload, turns, current().key))
+            await state.set("turns", turns + 1)
+            if payload in (1, 2):
+                redurable.continue_as_new(payload + 1)
+            return turns
+
+        await w.serve(handle)
+        first = await w.send(1, key="a")
+        last = await w.send(9, key="a")
+        assert [await w.result(first), await w.result(last)] == [2, 3]
+        assert seen == [(1, 0, "a"), (2, 1, "a"), (3, 2, "a"), (9, 3, "a")]
+        await check_all(w.store)
+
     async def test_a_lost_worker_does_not_lose_the_session(self, w: World, turns: Turns) -> None:
         await serve(w, turns)
         turns.gate("held")
