@@ -51,3 +51,24 @@ class Control:
             WrongState: It has ended.
         """
         await control.resume(await self._store(), intent)
+
+    async def pause_queue(self, queue: str) -> None:
+        """
+        Let workers take nothing more of *queue*, neither fresh work nor work to continue, until `resume_queue`.
+
+        It is stored, for workers that start later too; those that run have heard of it within a second. What runs
+        goes on, and may wait and be retried; timers fall due and what they wake waits in the queue. Twice is as once.
+
+        Raises:
+            ConfigurationError: No queue can have this name.
+        """
+        await control.gate(await self._store(), queue, closed=True)
+
+    async def resume_queue(self, queue: str) -> None:
+        """
+        Let workers take work of *queue* again; nothing happens if it is not paused.
+
+        Raises:
+            ConfigurationError: No queue can have this name.
+        """
+        await control.gate(await self._store(), queue, closed=False)

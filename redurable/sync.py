@@ -79,6 +79,14 @@ class _Control:
         """Let a paused *intent* go on; see `redurable.Client.resume`."""
         self._wait(self._client.resume(intent))
 
+    def pause_queue(self, queue: str) -> None:
+        """Let workers take nothing more of *queue*; see `redurable.Client.pause_queue`."""
+        self._wait(self._client.pause_queue(queue))
+
+    def resume_queue(self, queue: str) -> None:
+        """Let workers take work of *queue* again; see `redurable.Client.resume_queue`."""
+        self._wait(self._client.resume_queue(queue))
+
 
 class Client(_Answers, _Control):
     """The blocking twin of `redurable.Client`: the same methods and guarantees, for any thread."""

@@ -28,7 +28,7 @@ _COMMANDS = {
     "sessions": ("redurable.cli.sessions:app", "Look at sessions; skip, cancel or retry the intent that holds one."),
     "queues": (
         "redurable.cli.overview:queues",
-        "List queues: how much waits, runs and is suspect.",
+        "List queues: how much waits, runs and is suspect; pause and resume them.",
     ),
     "workers": (
         "redurable.cli.overview:workers",

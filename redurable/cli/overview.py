@@ -1,16 +1,26 @@
-"""`redurable queues` and `redurable workers`: what there is to do, and who does it."""
+"""`redurable queues` and `redurable workers`: what there is to do, who does it, and what is not to be done now."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from redurable.cli.common import AsJson, Namespace, Url, client_of
-from redurable.cli.output import age, duration, iso, note, print_json, run, table
+from redurable.cli.output import age, duration, iso, note, print_json, print_line, run, table
+from redurable.errors import NotFound
 
 __all__ = ["queues", "workers"]
 
 
-def queues(url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+queues = typer.Typer(
+    invoke_without_command=True, rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]}
+)
+Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name.")]
+
+
+@queues.callback()
+def list_(context: typer.Context, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
     """
     List queues: how much waits, runs and is suspect, and how many workers serve them.
 
@@ -19,8 +29,10 @@ def queues(url: Url = None, namespace: Namespace = None, as_json: AsJson = False
     handler of their type. Suspects' process died twice; each is run alone, so that it takes no others with it.
 
     JSON: an array of objects: name, queued, running, delayed, waiting (by reason), unknown, suspects, oldest_seconds,
-    workers.
+    workers, paused.
     """
+    if context.invoked_subcommand is not None:
+        return
 
     async def work() -> Any:
         async with client_of(url, namespace) as client:
@@ -29,7 +41,8 @@ def queues(url: Url = None, namespace: Namespace = None, as_json: AsJson = False
     found = run(work())
     if as_json:
         names = (
-            "name", "queued", "running", "delayed", "waiting", "unknown", "suspects", "oldest_seconds", "workers"
+            "name", "queued", "running", "delayed", "waiting", "unknown", "suspects", "oldest_seconds", "workers",
+            "paused",
         )  # fmt: skip
         print_json([{name: getattr(queue, name) for name in names} for queue in found])
         return
@@ -41,15 +54,57 @@ def queues(url: Url = None, namespace: Namespace = None, as_json: AsJson = False
     columns = ("queue", "queued", "running", "delayed", "waiting", "unknown", "suspects", "oldest", "workers")
     table(columns, rows, "no queues yet")
     for text, some in (
+        ("it is paused: workers take nothing of it", [q for q in found if q.paused]),
         (
             "what is queued there waits for a worker, and none serves it",
-            [q for q in found if q.queued and not q.workers],
+            [q for q in found if q.queued and not q.workers and not q.paused],
         ),
         ("a worker that serves it has no handler of some types sent to it", [q for q in found if q.unknown]),
         ("processes died over some of what it holds", [q for q in found if q.suspects]),
     ):
         for queue in some:
             note(f"note: {queue.name}: {text}")
+
+
+@queues.command("pause")
+def pause(queue: Queue, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """
+    Let workers take nothing more of a queue until it is resumed.
+
+    What runs goes on; what is sent or falls due meanwhile waits in the queue. It is kept over restarts of workers and
+    server.
+
+    JSON: an object: name, paused.
+    """
+    _gate(client_of(url, namespace), queue, True, as_json)
+
+
+@queues.command("resume")
+def resume(queue: Queue, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+    """
+    Let workers take work of a paused queue again.
+
+    JSON: an object: name, paused.
+    """
+    _gate(client_of(url, namespace), queue, False, as_json)
+
+
+def _gate(client: Any, queue: str, closed: bool, as_json: bool) -> None:
+    async def work() -> None:
+        async with client:
+            names = {q.name for q in await client.queues()} | {n for w in await client.workers() for n in w.queues}
+            if queue not in names and not await client.list(queue=queue, limit=1):
+                raise NotFound(
+                    f"there is no queue {queue!r}", code="QUEUE_NOT_FOUND",
+                    hint=f"known are: {', '.join(sorted(names))}" if names else "nothing was sent here yet",
+                )  # fmt: skip
+            await (client.pause_queue(queue) if closed else client.resume_queue(queue))
+
+    run(work())
+    if as_json:
+        print_json({"name": queue, "paused": closed})
+    else:
+        print_line(f"{queue}  {'paused' if closed else 'resumed'}")
 
 
 def workers(url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:

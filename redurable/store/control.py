@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from redurable.errors import NotFound, WrongState
 from redurable.model import Status
-from redurable.store.keys import UNPINNED
+from redurable.store.keys import UNPINNED, check_queue
 from redurable.store.scripts import load
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
 
-__all__ = ["kill", "pause", "resume"]
+__all__ = ["gate", "kill", "pause", "resume"]
 
 _kill, _pause, _resume = load("kill"), load("pause"), load("resume")
+_gate = load("gate")
 
 
 def _unknown(intent: str) -> NotFound:
@@ -107,3 +108,9 @@ def _answer(intent: str, word: bytes, status: bytes, done: str) -> str:
     if word == b"WRONG_STATE":
         raise WrongState(f"intent {intent} is {status.decode()}; only open ones are {done}")
     return str(word.decode())
+
+
+async def gate(store: Store, queue: str, closed: bool) -> None:
+    """Close *queue* to workers, or open it; a name that cannot be one is a ConfigurationError."""
+    keys = store.keys[0]
+    await store.mux.call(_gate, 0, (keys.paused,), (check_queue(queue), int(closed), keys.timers))

@@ -29,7 +29,8 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
     A queue: intents that wait for a worker, that workers hold, suspects; the age of the oldest that waits; its workers.
 
     *delayed* ones have their start to come. *waiting* ones need no worker now, counted by reason; *unknown* are those
-    among them whose type no worker knew that met them. Who waits for news without a time limit is not counted.
+    among them whose type no worker knew that met them. Who waits for news without a time limit is not counted. Of a
+    *paused* queue workers take nothing.
     """
 
     name: str
@@ -40,6 +41,7 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
     waiting: dict[str, int]
     oldest_seconds: float | None
     workers: int
+    paused: bool = False
 
     @property
     def unknown(self) -> int:
@@ -87,8 +89,10 @@ async def queues(store: Store) -> list[QueueInfo]:
 async def overview(store: Store, most: int | None = None) -> Overview:
     """Return how much there is to do, and what is kept; of *most* queues only, the first by name."""
     looks = asyncio.gather(*(_partition(store, keys, most) for keys in store.keys))
+    names = store.mux.command("SMEMBERS", store.keys[0].paused)
     present, parts = await asyncio.gather(workers(store), looks)
-    depths: dict[str, _Depth] = {}
+    paused = {raw.decode() for raw in await names}
+    depths: dict[str, _Depth] = {name: _Depth() for name in sorted(paused)[:most]}
     for part in parts:
         for name, depth in part.depths.items():
             _add(depths.setdefault(name, _Depth()), depth)
@@ -103,6 +107,7 @@ async def overview(store: Store, most: int | None = None) -> Overview:
             waiting={reason: round(count) for reason, count in sorted(d.waiting.items())},
             oldest_seconds=None if d.oldest is None else max(0.0, int(now) - d.oldest / 1000),
             workers=sum(name in w.queues for w in present if w.alive),
+            paused=name in paused,
         )
         for name, d in sorted(depths.items())[:most]
     ]

@@ -8,6 +8,7 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:meta` | hash | format version, partition count, secret of tokens | the namespace's |
 | `ns:{p}:qs` | set | every stream ever made in the partition | the partition's |
 | `ns:{p}:w` | hash | workers; `<worker>#` is a worker's last claim number | until the worker is reaped |
+| `ns:{0}:z` | set | the paused queues | until they are resumed |
 | `ns:{p}:q:<queue>:<priority>` | stream | fresh intents | the queue's |
 | `ns:{p}:c:<queue>:<version>` | stream | continuations; version `-` = unpinned, `!solo` = suspects | the queue's |
 | `ns:{p}:i:<id>` | hash | the head | the intent's retention |
@@ -69,7 +70,7 @@ class Keys:
 
     __slots__ = (
         "arrivals_prefix", "asked", "checkpoints", "done", "envelope_prefix", "failed", "forms", "head_prefix",
-        "journal_prefix", "line_prefix", "namespace", "outcome_prefix", "partition", "prefix", "state_prefix",
+        "journal_prefix", "line_prefix", "namespace", "outcome_prefix", "partition", "paused", "prefix", "state_prefix",
         "streams", "timers", "workers",
     )  # fmt: skip
 
@@ -79,6 +80,7 @@ class Keys:
         self.prefix = prefix = f"{namespace}:{{{partition}}}:"
         self.streams = prefix + "qs"
         self.workers = prefix + "w"
+        self.paused = prefix + "z"
         self.timers = prefix + "t"
         self.done = prefix + "x:done"
         self.failed = prefix + "x:failed"

@@ -38,15 +38,18 @@ _Given = tuple[str, bytes, bytes]  # what a blocking read delivered: stream, ent
 
 async def consume(worker: Worker, keeper: Keeper) -> None:
     """Claim and start intents until the worker stops."""
-    reader = Multiplexer(worker.store.topology, on_connect=lambda _: worker.disturbed())
-    await reader.start()
-    try:
-        await _Consumer(worker, keeper, reader).run()
-    finally:
-        await reader.close()
+    while not worker.stopping.is_set():
+        reader = Multiplexer(worker.store.topology, on_connect=lambda _: worker.disturbed())
+        await reader.start()
+        try:
+            await _Consumer(worker, keeper, reader).run()
+        finally:
+            await reader.close()
 
 
 class _Consumer:
+    """Takes what the open queues have, until one is paused or resumed, or the worker stops."""
+
     def __init__(self, worker: Worker, keeper: Keeper, reader: Multiplexer) -> None:
         self.worker = worker
         self.keeper = keeper
@@ -54,11 +57,13 @@ class _Consumer:
         self.claimed = b"\x95\x06" + msgspec.msgpack.encode(worker.id) + msgspec.msgpack.encode(
             f"{sys.version_info.major}.{sys.version_info.minor}"
         )  # fmt: skip
-        groups = [keeper.streams_of(queue)[0] for queue in worker.queues]
+        self.turned = worker.gates.turned
+        queues = [queue for queue in worker.queues if queue not in worker.gates.closed]
+        groups = [keeper.streams_of(queue)[0] for queue in queues]
         # lane by lane over all queues: every continuation, then every high, ...
         self.streams = [s for lane in zip(*groups, strict=True) for s in lane]
         self.limits = [self._limit(s) for s in self.streams]
-        self.solo = [keeper.streams_of(queue)[1] for queue in worker.queues]
+        self.solo = [keeper.streams_of(queue)[1] for queue in queues]
         self.suspects_since: float | None = None
         self.patience = _SUSPECTS_WAIT
         self.rounds = 0
@@ -68,16 +73,32 @@ class _Consumer:
         most = max(s.max_delivery_attempts for s in self.worker.handlers[queue].values())
         return "" if most == 3 else str(most)
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be claimed from these streams."""
+        return self.turned.is_set() or self.worker.stopping.is_set()
+
+    async def _over(self) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.turned, self.worker.stopping)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
     async def run(self) -> None:
         worker = self.worker
         given: list[_Given] = []
         waited = emptied = False  # after a wait, in vain or not, only what it gave need be claimed
-        stop = asyncio.ensure_future(worker.stopping.wait())
+        stop = asyncio.ensure_future(self._over())
         # the only way to end a blocking read from here; what it delivers meanwhile is found in our pending list
         stop.add_done_callback(lambda _: background(self.reader.close()))
         worker.suspects.set()
         try:
-            while not worker.stopping.is_set():
+            while not self.over:
+                if not self.streams:
+                    await stop  # all are paused
+                    continue
                 if await self._serve_suspects():
                     continue
                 free = min(worker.free(), worker.settings.batch)
@@ -125,7 +146,7 @@ class _Consumer:
                 "STREAMS", *self.streams, *marks,
             )  # fmt: skip
         except StoreError as error:
-            if self.worker.stopping.is_set():
+            if self.over:
                 return []
             if "NOGROUP" not in str(error) and "UNBLOCKED" not in str(error):
                 raise

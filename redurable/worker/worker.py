@@ -41,6 +41,7 @@ from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
 from redurable.store.subscriber import Subscriber
 from redurable.tasks import background
 from redurable.worker.consume import consume
+from redurable.worker.gates import QUEUES, Gates
 from redurable.worker.overdue import overdue
 from redurable.worker.pace import BUSY, Pace
 from redurable.worker.peers import peers, recover_worker
@@ -93,6 +94,7 @@ class Worker:
         self.quiet_until = 0.0
         self.disturbed_at = monotonic()
         self.pace = Pace(1)
+        self.gates = Gates()
         self.started_at = now_ms()
         self.loop_thread = threading.get_ident()
         self.resources = Resources()
@@ -188,6 +190,7 @@ class Worker:
                 *(self._subscriber.subscribe(k.timers) for k in keys),
             )
             await check_queues(self)
+            await self._look_at_gates()
             for module in self._modules:
                 await self.resources.enter(module)
             for keeper in self.keepers:
@@ -356,6 +359,9 @@ class Worker:
         else:
             attempt.hint()
 
+    async def _look_at_gates(self) -> None:
+        await self.gates.look(self.store, self.queues, self.id)
+
     def _on_message(self, channel: str, data: bytes) -> None:
         if channel == self.store.keys[0].hints(self.id):
             attempt = self.attempts.get(data.lstrip(b"!|").decode())
@@ -369,6 +375,8 @@ class Worker:
                 attempt.hint()
         elif data == BUSY:
             self.pace.stir()
+        elif data == QUEUES:
+            background(self._look_at_gates(), "look which queues are paused")
         elif data == b"solo":
             self.suspects.set()
             self.bulletin.set()
@@ -379,6 +387,7 @@ class Worker:
         self.bulletin.set()
         if reconnected:
             self.disturbed()
+            background(self._look_at_gates(), "look which queues are paused")
             self.suspects.set()
             self.quiet_until = max(self.quiet_until, monotonic() + GRACE_AFTER_CHANGE)
             for attempt in list(self.attempts.values()):

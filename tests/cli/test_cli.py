@@ -223,7 +223,8 @@ def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> Non
     done(cli, "sum", "[1]")
     queues = {q["name"]: q for q in cli("queues", "--json").json}
     assert set(queues["sum"]) == {
-        "name", "queued", "running", "delayed", "waiting", "unknown", "suspects", "oldest_seconds", "workers"
+        "name", "queued", "running", "delayed", "waiting", "unknown", "suspects", "oldest_seconds", "workers",
+        "paused",
     }  # fmt: skip
     assert (queues["sum"]["queued"], queues["sum"]["workers"]) == (0, 1)
     assert cli("queues").out.splitlines()[0].split() == [
@@ -252,6 +253,21 @@ def test_a_type_that_nobody_knows_shows_among_the_queues(cli: Cli, worker: Runni
         time.sleep(0.05)
     assert shown["waiting"] == {"UNKNOWN_TYPE": 1}
     assert worker.wait_for("intent.unknown_type")["intent"] == intent
+
+
+def test_a_paused_queue_is_shown_and_gives_nothing_until_it_is_resumed(cli: Cli, worker: Running) -> None:
+    assert cli("queues", "pause", "sum").out == "sum  paused\n"
+    try:
+        said = cli("queues")
+        assert "note: sum: it is paused" in said.err
+        assert {q["name"]: q for q in cli("queues", "--json").json}["sum"]["paused"]
+        time.sleep(1)
+        intent = cli("send", "sum", "[1, 2]", "--json").json["id"]
+        time.sleep(1)
+        assert cli("intents", "get", intent, "--json").json["status"] == "SUBMITTED"
+    finally:
+        assert cli("queues", "resume", "sum", "--json").json == {"name": "sum", "paused": False}
+    assert cli("intents", "watch", intent).code == 0
 
 
 def test_a_queue_of_delayed_intents_alone_is_shown(cli: Cli) -> None:
@@ -301,6 +317,7 @@ def test_version_is_that_of_the_package(cli: Cli) -> None:
     "words",
     [
         [], ["worker"], ["dev"], ["send"], ["queues"], ["workers"], ["version"], ["intents"],
+        ["queues", "pause"], ["queues", "resume"],
         *(["intents", verb] for verb in ("get", "list", "history", "watch", "retry")),
         *(["intents", verb] for verb in ("cancel", "kill", "pause", "resume", "resolve", "reject")),
     ],

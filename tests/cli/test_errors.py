@@ -250,6 +250,13 @@ def test_an_unknown_queue_names_the_known_ones(cli: Cli) -> None:
     refused(said, "QUEUE_NOT_FOUND", "nothing was sent", exit_code=1)
 
 
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_pausing_a_queue_that_is_none(cli: Cli, verb: str) -> None:
+    cli("send", "unserved", "1")
+    refused(cli("queues", verb, "nope"), "QUEUE_NOT_FOUND", "'nope'", "unserved", exit_code=1)
+    assert cli("queues", verb).code == 2
+
+
 def test_a_retry_of_what_has_not_failed(cli: Cli) -> None:
     intent = cli("send", "unserved", "1", "--json").json["id"]
     refused(cli("intents", "retry", intent), "WRONG_STATE", "SUBMITTED", exit_code=1)

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from redurable import Status, compensate, sleep, step, unwinding
+from redurable import Status, compensate, handler, sleep, step, unwinding
 from redurable.model import StepDone
-from tests.runtime.world import World
+from redurable.runtime.handlers import spec_of
+from tests.runtime.world import QUEUE, World
 
 pytestmark = pytest.mark.anyio
 
@@ -127,3 +128,87 @@ async def test_a_cancel_of_a_paused_one_is_met_at_its_resume(w: World) -> None:
     await w.client.resume(intent)
     assert (await w.failure(intent)).status == "CANCELED"
     assert undone == [1]
+
+
+async def _pausing(w: World, *, closed: bool) -> None:
+    before = len(w.seen("queues.turned"))
+    await (w.client.pause_queue(QUEUE) if closed else w.client.resume_queue(QUEUE))
+    async with asyncio.timeout(1):
+        while len(w.seen("queues.turned")) == before:
+            await asyncio.sleep(0.004)
+
+
+async def test_of_a_paused_queue_nothing_is_taken_and_what_runs_goes_on(w: World) -> None:
+    go_on, began = asyncio.Event(), list[str]()
+
+    async def main(payload: str) -> str:
+        began.append(payload)
+        await step(go_on.wait)()
+        await sleep(0.01 if payload == "parks" else 0)
+        return payload
+
+    await w.serve(main)
+    running = await w.send("runs")
+    while not began:
+        await asyncio.sleep(0.004)
+    await _pausing(w, closed=True)
+    fresh = [await w.send(f"fresh {n}") for n in range(30)]
+    go_on.set()
+    assert await w.result(running) == "runs"
+    await asyncio.sleep(0.5)
+    assert began == ["runs"]
+    await _pausing(w, closed=False)
+    assert [await w.result(intent) for intent in fresh] == [f"fresh {n}" for n in range(30)]
+
+
+async def test_what_a_timer_continues_waits_in_a_paused_queue(w: World) -> None:
+    began: list[int] = []
+
+    async def main(payload: None) -> str:
+        began.append(1)
+        await sleep(1.2)
+        return "woken"
+
+    await w.serve(main)
+    intent = await w.send()
+    await w.until(intent, Status.WAITING)
+    await _pausing(w, closed=True)
+    await w.until(intent, Status.SUBMITTED)
+    await asyncio.sleep(0.3)
+    assert began == [1]
+    await _pausing(w, closed=False)
+    assert await w.result(intent) == "woken"
+
+
+async def test_a_worker_that_starts_later_knows_of_it_and_serves_its_other_queues(w: World) -> None:
+    @handler(queue="other")
+    async def other(payload: int) -> int:
+        return payload + 1
+
+    @handler(queue=QUEUE)
+    async def main(payload: int) -> int:
+        return payload
+
+    await w.client.pause_queue(QUEUE)
+    await w.serve_specs(spec_of(main), spec_of(other))
+    held = await w.send(1)
+    assert await w.client.call("other", 1, timeout=10) == 2
+    assert (await w.get(held)).status is Status.SUBMITTED
+    await w.client.pause_queue("other")
+    async with asyncio.timeout(1):
+        while len(w.seen("queues.turned")) < 2:
+            await asyncio.sleep(0.004)
+    await _pausing(w, closed=False)
+    assert await w.result(held) == 1
+
+
+async def test_a_worker_that_heard_nothing_learns_of_it_when_it_is_connected_again(w: World) -> None:
+    async def main(payload: int) -> int:
+        return payload
+
+    worker = await w.serve(main)
+    await w.store.mux.command("SADD", w.store.keys[0].paused, QUEUE)  # as if its message was lost
+    worker._on_subscribed(True)
+    async with asyncio.timeout(5):
+        while worker.gates.closed != {QUEUE}:
+            await asyncio.sleep(0.004)

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from redurable.errors import NotFound, WrongState
+from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.ids import new_id
 from redurable.store import archive, control, inspection
 from redurable.store.server import PrivateServer
 from tests.store.conftest import answers, plain
-from tests.store.world import FINAL, NOW, NOW_MS, OPEN, STEP, World, result_of
+from tests.store.world import FINAL, NOW, NOW_MS, OPEN, QUEUE, STEP, World, result_of
 from tests.support.invariants import check
 
 pytestmark = pytest.mark.anyio
@@ -256,6 +256,24 @@ class TestResume:
         assert await archive.import_record(world.store, record)
         again = "SUBMITTED" if was in ("DELIVERED", "IN_PROGRESS") else was
         assert await check(world.store, world.id) == again
+
+
+class TestGate:
+    async def test_workers_are_told_and_it_is_kept(self, world: World, real: PrivateServer) -> None:
+        with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
+            hearing.subscribe(world.keys.timers)
+            hearing.get_message(timeout=1)
+            for closed, there in ((True, [b"mail"]), (True, [b"mail"]), (False, []), (False, [])):
+                await control.gate(world.store, QUEUE, closed)
+                assert await world.mux.command("SMEMBERS", world.keys.paused) == there
+                heard = hearing.get_message(timeout=1)
+                assert heard is not None
+                assert heard["data"] == b"queues"
+
+    @pytest.mark.parametrize("name", ["", "a b", "a:b", "x" * 129])
+    async def test_a_name_that_no_queue_can_have_is_refused(self, world: World, name: str) -> None:
+        with pytest.raises(ConfigurationError):
+            await control.gate(world.store, name, closed=True)
 
 
 class TestPausedSession:
