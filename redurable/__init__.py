@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from redurable.ids import IntentId
     from redurable.model import ErrorInfo, IntentInfo, Priority, Status
     from redurable.retry import Retry
+    from redurable.runtime.approvals import Approval, Decision, approval
     from redurable.runtime.calls import (
         Current,
         checkpoint,
@@ -64,12 +65,14 @@ if TYPE_CHECKING:
     from redurable.runtime.turns import continue_as_new
 
 __all__ = [
+    "Approval",
     "Canceled",
     "Client",
     "CodecError",
     "ConfigurationError",
     "ContinuedAsNew",
     "Current",
+    "Decision",
     "Depends",
     "ErrorInfo",
     "Fenced",
@@ -99,6 +102,7 @@ __all__ = [
     "UsageError",
     "Winner",
     "WrongState",
+    "approval",
     "call",
     "checkpoint",
     "compensate",
@@ -135,6 +139,7 @@ _HOMES = {
     "redurable.ids": "IntentId",
     "redurable.model": "ErrorInfo IntentInfo Priority Status",
     "redurable.retry": "Retry",
+    "redurable.runtime.approvals": "Approval Decision approval",
     "redurable.runtime.calls": (
         "Current checkpoint compensate current fencing_token idempotency_key is_replaying last_checkpoint now "
         "random run sleep sleep_until unwinding uuid4"

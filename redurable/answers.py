@@ -7,15 +7,16 @@ one stand. Invariant: what is refused here has changed nothing.
 
 from __future__ import annotations
 
+import builtins
 from typing import Any, overload
 
 import msgspec
 
 from redurable.codec import encode, plain
 from redurable.codecs.base import Vault
-from redurable.errors import ConfigurationError, SerialisationError, UsageError, WrongState
+from redurable.errors import ConfigurationError, NotFound, SerialisationError, UsageError, WrongState
 from redurable.forms import misfit
-from redurable.model import ErrorInfo
+from redurable.model import Ask, ErrorInfo
 from redurable.runtime.scope import scope_var
 from redurable.store import arrivals, tokens
 from redurable.store.store import Store
@@ -34,6 +35,22 @@ def check_outside(what: str) -> None:
             code="USE_DURABLE_SEND",
             hint="put the call into a step",
         )
+
+
+class OpenApproval(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits for people. *since* and *escalates* are times in ms; *form* is a JSON Schema, None for anything."""
+
+    intent: str
+    queue: str
+    name: str
+    index: int
+    title: str
+    description: str
+    outcomes: tuple[str, ...]
+    assignees: tuple[str, ...]
+    since: int
+    escalates: int | None
+    form: Any = None
 
 
 class Answers:
@@ -67,14 +84,48 @@ class Answers:
         """
         check_outside("resolves a promise")
         store, intent, key, (value,) = await self._addressed(what, index, "resolve(id, name, value)")
-        data = encode(value, f"the value of {key}", self._limit)
         ask = await arrivals.about(store, intent, key)
-        if ask is not None and ask.form:
-            schema = await arrivals.schema_of(store, intent, ask.form)
-            wrong = None if schema is None else misfit(plain(data), schema)
-            if wrong is not None:
-                raise SerialisationError(f"promise {key!r} of {intent}: {wrong}", code="TYPE_MISMATCH")
+        if ask is not None and ask.outcomes and isinstance(value, str):
+            value = {"outcome": value}
+        data = encode(value, f"the value of {key}", self._limit)
+        if ask is not None:
+            await _check(store, intent, key, ask, plain(data))
         await self._bring(store, intent, arrivals.arrival(key, data, by=by))
+
+    async def approvals(self, limit: int = 100) -> builtins.list[OpenApproval]:
+        """Return what waits for people, the oldest first, up to *limit*."""
+        store, found = await self._store(), []
+        for intent, queue, key, ask in await arrivals.approvals(store, limit):
+            name, _, index = key.rpartition("#")
+            form = await arrivals.schema_of(store, intent, ask.form) if ask.form else None
+            found.append(OpenApproval(
+                intent=intent, queue=queue, name=name, index=int(index), title=ask.title, description=ask.description,
+                outcomes=ask.outcomes, assignees=ask.assignees, since=ask.since,
+                escalates=ask.since + ask.escalates if ask.escalates else None, form=form,
+            ))  # fmt: skip
+        return found
+
+    @overload
+    async def answer(self, token: str, outcome: str, /, *, value: Any = None, by: str = "") -> None: ...
+    @overload
+    async def answer(
+        self, intent: str, name: str, outcome: str, /, *, value: Any = None, index: int = 0, by: str = ""
+    ) -> None: ...
+    async def answer(self, *what: Any, value: Any = None, index: int = 0, by: str = "") -> None:
+        """
+        Answer an approval: `answer(id, name, outcome)` or `answer(token, outcome)`, with *value* if it has a form.
+
+        Raises:
+            ConfigurationError: BAD_OUTCOME, it is not one of those allowed. Nothing was stored.
+            NotFound: APPROVAL_NOT_FOUND, nobody is asked that. Otherwise as `resolve`.
+        """
+        check_outside("answers an approval")
+        store, intent, key, (outcome,) = await self._addressed(what, index, "answer(id, name, outcome)")
+        if await store.mux.command("HGET", store.keys_of(intent).arrivals(intent), key) is None:
+            raise NotFound(f"intent {intent} asks for no approval {key!r}", code="APPROVAL_NOT_FOUND",
+                           hint="see those that wait: redurable approvals list")  # fmt: skip
+        name, _, number = key.rpartition("#")
+        await self.resolve(intent, name, {"outcome": outcome, "value": value}, index=int(number), by=by)
 
     @overload
     async def reject(self, token: str, error: str | Exception, /, *, by: str = "", details: Any = None) -> None: ...
@@ -113,3 +164,19 @@ class Answers:
         word = await arrivals.resolve(store, intent, entry, sealed=sealed)
         if word != "OK":
             raise WrongState(f"intent {intent} has ended {word}; its promises take no values any more")
+
+
+async def _check(store: Store, intent: str, key: str, ask: Ask, value: Any) -> None:
+    """Refuse a value that the handler which waits for it would not take."""
+    if ask.outcomes:
+        outcome = value.get("outcome") if isinstance(value, dict) else None
+        if outcome not in ask.outcomes:
+            raise ConfigurationError(
+                f"approval {key!r} of {intent} allows {', '.join(ask.outcomes)}, not {str(outcome)[:100]!r}",
+                code="BAD_OUTCOME",
+            )
+        value = value.get("value")
+    schema = await arrivals.schema_of(store, intent, ask.form) if ask.form else None
+    wrong = None if schema is None else misfit(value, schema)
+    if wrong is not None:
+        raise SerialisationError(f"promise {key!r} of {intent}: {wrong}", code="TYPE_MISMATCH")

@@ -15,12 +15,14 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
 from redurable import client as _client
+from redurable.answers import OpenApproval
 from redurable.clock import Moment, Seconds
 from redurable.codecs.base import Codec
 from redurable.errors import UsageError
 from redurable.ids import IntentId
 from redurable.model import Entry, IntentInfo, Status
 from redurable.options import SendOptions
+from redurable.runtime import approvals as _approvals
 from redurable.runtime import calls as _calls
 from redurable.runtime import children as _children
 from redurable.runtime import promises as _promises
@@ -34,7 +36,7 @@ from redurable.store.depths import QueueInfo
 from redurable.store.inspection import WorkerInfo
 
 __all__ = [
-    "Client", "Promise", "call", "checkpoint", "gather", "last_checkpoint", "promise", "run",
+    "Client", "Promise", "approval", "call", "checkpoint", "gather", "last_checkpoint", "promise", "run",
     "send", "sleep", "sleep_until", "state",
 ]  # fmt: skip
 
@@ -53,6 +55,14 @@ class _Answers:
     def resolve(self, *what: Any, index: int = 0, by: str = "") -> None:
         """Give a promise its value: `resolve(id, name, value)` or `resolve(token, value)`."""
         self._wait(self._client.resolve(*what, index=index, by=by))
+
+    def approvals(self, limit: int = 100) -> builtins.list[OpenApproval]:
+        """Return what waits for people."""
+        return self._wait(self._client.approvals(limit))
+
+    def answer(self, *what: Any, value: Any = None, index: int = 0, by: str = "") -> None:
+        """Answer an approval: `answer(id, name, outcome)` or `answer(token, outcome)`."""
+        self._wait(self._client.answer(*what, value=value, index=index, by=by))
 
     def reject(self, *what: Any, index: int = 0, by: str = "", details: Any = None) -> None:
         """Reject a promise: `reject(id, name, error)` or `reject(token, error)`."""
@@ -290,6 +300,11 @@ class Promise(Generic[T]):
 def promise(name: str, of: Any = Any, index: int = 0, *, token_expires: Seconds = _promises.TOKEN_LIFE) -> Promise[Any]:
     """Return a handle on a value that somebody outside will give; see `redurable.promise`."""
     return Promise(_promises.promise(name, of, index, token_expires=token_expires))
+
+
+def approval(name: str, **options: Any) -> Promise[Any]:
+    """Ask people, and wait for their answer; see `redurable.approval`."""
+    return Promise(_approvals.approval(name, **options))
 
 
 def checkpoint(value: Any) -> None:

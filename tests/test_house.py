@@ -54,12 +54,14 @@ BUDGET_EXEMPT: dict[str, tuple[int, str]] = {
 
 # The surface. A name that is not here is not public; one that goes is a breaking change.
 PUBLIC: tuple[str, ...] = (
+    "Approval",
     "Canceled",
     "Client",
     "CodecError",
     "ConfigurationError",
     "ContinuedAsNew",
     "Current",
+    "Decision",
     "Depends",
     "ErrorInfo",
     "Fenced",
@@ -89,6 +91,7 @@ PUBLIC: tuple[str, ...] = (
     "UsageError",
     "Winner",
     "WrongState",
+    "approval",
     "call",
     "checkpoint",
     "compensate",

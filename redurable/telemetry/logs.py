@@ -40,6 +40,8 @@ _ERROR, _CRITICAL = logging.ERROR, logging.CRITICAL
 
 # Every event and its level. Those at the rate of the work are DEBUG, and not even subscribed to above that level.
 LEVELS: dict[str, int] = {
+    "approval.escalated": _WARNING,
+    "approval.reminded": _INFO,
     "attempt.ended": _DEBUG,
     "attempt.fenced": _WARNING,
     "attempt.started": _DEBUG,

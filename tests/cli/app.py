@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from redurable import Retry, handler, promise, sleep, step
+from redurable import Retry, approval, handler, promise, sleep, step
 
 log = logging.getLogger("tests.app")
 slog = structlog.get_logger("tests.app")
@@ -83,6 +83,12 @@ async def pay(secret: str, card: Card) -> list[str]:
 @handler(queue="ask")
 async def ask(payload: Any) -> bool:
     return await promise("approved", bool)
+
+
+@handler(queue="publish")
+async def publish(payload: Any) -> list[str]:
+    decision = await approval("publish", title="Publish the page?", of=str)
+    return [decision.outcome, decision.value, decision.by]
 
 
 async def plain(payload: Any) -> Any:

@@ -67,7 +67,9 @@ def test_a_delayed_intent_is_created_and_says_when_it_starts(cli: Cli) -> None:
 def test_send_remarks_on_a_queue_that_nobody_serves(cli: Cli, worker: Running) -> None:
     said = cli("send", "summ", "[1]")
     assert said.code == 0
-    assert "no worker serves queue 'summ' now (served now: ask, charge, forgetful, fragile, nap, sum)" in said.err
+    assert (
+        "no worker serves queue 'summ' now (served now: ask, charge, forgetful, fragile, nap, publish, sum)" in said.err
+    )
 
 
 def test_send_to_a_function_checks_the_payload_first(cli: Cli, worker: Running) -> None:
@@ -219,6 +221,28 @@ def test_a_promise_is_resolved_and_who_did_it_is_in_the_history(cli: Cli, worker
     assert (said.code, "ALREADY_RESOLVED" in said.err) == (1, True)
 
 
+def test_what_waits_for_people_is_listed_and_answered(cli: Cli, worker: Running) -> None:
+    intent = cli("send", "publish").out.strip()
+    while not (found := [a for a in cli("approvals", "list", "--json").json if a["intent"] == intent]):
+        time.sleep(0.02)
+    assert (found[0]["name"], found[0]["outcomes"]) == ("publish", ["approve", "reject"])
+    assert found[0]["form"]["type"] == "string"
+    assert "Publish the page?" in cli("approvals").out
+    said = cli("approvals", "answer", intent, "publish", "perhaps", "--value", '"ok"')
+    assert (said.code, "BAD_OUTCOME" in said.err) == (2, True)
+    said = cli("approvals", "answer", intent, "publish", "approve", "--value", "1")
+    assert (said.code, "TYPE_MISMATCH" in said.err) == (2, True)
+    said = cli("approvals", "answer", intent, "other", "approve")
+    assert (said.code, "APPROVAL_NOT_FOUND" in said.err) == (1, True)
+    assert cli("approvals", "answer", intent, "publish", "approve", "--value", '"ok"', "--by", "ann").code == 0
+    assert cli("intents", "watch", intent).code == 0
+    (arrived,) = [e for e in cli("intents", "history", intent, "--json").json if e["kind"] == "arrived"]
+    assert arrived["detail"]["by"] == "ann"
+    said = cli("approvals", "answer", intent, "publish", "reject", "--value", '"ok"')
+    assert (said.code, "ALREADY_RESOLVED" in said.err) == (1, True)
+    assert not [a for a in cli("approvals", "list", "--json").json if a["intent"] == intent]
+
+
 def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> None:
     done(cli, "sum", "[1]")
     queues = {q["name"]: q for q in cli("queues", "--json").json}
@@ -231,7 +255,7 @@ def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> Non
         "QUEUE", "QUEUED", "RUNNING", "DELAYED", "WAITING", "UNKNOWN", "SUSPECTS", "OLDEST", "WORKERS"
     ]  # fmt: skip
     (found,) = [w for w in cli("workers", "--json").json if w["alive"]]
-    assert set(found["queues"]) == {"ask", "charge", "forgetful", "fragile", "nap", "sum"}
+    assert set(found["queues"]) == {"ask", "charge", "forgetful", "fragile", "nap", "publish", "sum"}
     assert {"id", "host", "pid", "running", "concurrency", "started", "renewed", "python", "release"} < set(found)
     assert any(found["id"] in line and "yes" in line for line in cli("workers").out.splitlines())
 
@@ -320,6 +344,7 @@ def test_version_is_that_of_the_package(cli: Cli) -> None:
         ["queues", "pause"], ["queues", "resume"],
         *(["intents", verb] for verb in ("get", "list", "history", "watch", "retry")),
         *(["intents", verb] for verb in ("cancel", "kill", "pause", "resume", "resolve", "reject")),
+        ["approvals"], ["approvals", "list"], ["approvals", "answer"],
     ],
     ids=" ".join,
 )  # fmt: skip
