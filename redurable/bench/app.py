@@ -8,9 +8,10 @@ import time
 
 from redurable.runtime.calls import current
 from redurable.runtime.handlers import handler
+from redurable.runtime.promises import promise
 from redurable.runtime.steps import step
 
-__all__ = ["PAYLOAD", "RESULT", "killed", "noop", "one_step", "steps", "timed"]
+__all__ = ["PAYLOAD", "RESULT", "killed", "noop", "one_step", "steps", "timed", "waits"]
 
 # 200 bytes as MessagePack, two of them the header
 PAYLOAD = "p" * 198
@@ -52,6 +53,13 @@ async def timed(count: int) -> list[int]:
         await work()
         took.append(time.perf_counter_ns() - begun)
     return took
+
+
+@handler(queue="bench.waits")
+async def waits(payload: str) -> float:
+    """Wait for a promise; return when it went on."""
+    await promise("go", int)
+    return time.time()
 
 
 @step

@@ -82,6 +82,15 @@ class Workers:
         used = [cpu_seconds(pid) for pid in self.pids]
         return None if None in used else sum(u for u in used if u is not None)
 
+    def rss(self) -> float:
+        """Return the bytes of memory that the children have, 0 where the system does not tell."""
+        try:
+            import psutil
+
+            return float(sum(psutil.Process(pid).memory_info().rss for pid in self.pids))
+        except (ImportError, OSError, RuntimeError):
+            return 0.0
+
     def check(self) -> None:
         """Raise what the worker said when it has ended by itself."""
         code = self._process.poll()

@@ -12,7 +12,7 @@ from redurable.bench.run import Run, drain
 from redurable.client import Client
 from redurable.store.keys import Keys
 
-__all__ = ["memory"]
+__all__ = ["memory", "used"]
 
 _SAMPLE = 100
 
@@ -23,15 +23,15 @@ async def memory(run: Run) -> list[Row]:
     given = sum(len(msgspec.msgpack.encode(value)) for value in (PAYLOAD, RESULT, RESULT))
     async with run.at_work("one_step") as stage:
         await drain(run, stage, "bench.one", [PAYLOAD] * 1000)
-        empty = await _used(run)
+        empty = await used(run)
         await drain(run, stage, "bench.one", [PAYLOAD] * count)
-        each = (await _used(run) - empty) / count - given
+        each = (await used(run) - empty) / count - given
         kinds = await _kinds(run, Keys(stage.namespace, 0))
     async with run.bed.namespace() as namespace, Client(run.bed.url, namespace=namespace) as client:
         await client.send("bench.nobody", PAYLOAD)
-        empty = await _used(run)
+        empty = await used(run)
         await client.send_many("bench.nobody", [PAYLOAD] * count)
-        queued = (await _used(run) - empty) / count - len(msgspec.msgpack.encode(PAYLOAD))
+        queued = (await used(run) - empty) / count - len(msgspec.msgpack.encode(PAYLOAD))
     return [
         row("Redis bytes a finished one-step intent, beside its values", "B", [each], target=at_most(1024.0),
             given=given, keys=kinds),
@@ -39,7 +39,7 @@ async def memory(run: Run) -> list[Row]:
     ]  # fmt: skip
 
 
-async def _used(run: Run) -> float:
+async def used(run: Run) -> float:
     """Return the bytes that data take, once buffers of connections are calm."""
     await asyncio.sleep(0.3)
     info = await run.bed.info("memory")

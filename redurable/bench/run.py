@@ -33,12 +33,14 @@ class Sizes:
     bulk: int = 20_000
     sends: int = 3_000
     kept: int = 10_000
+    parked: int = 20_000
     kills: int = 3
     freezes: int = 2
 
 
 QUICK = Sizes(
     floor=10_000, long_intents=200, intents=3_000, sequential=1_000, calls=200, bulk=10_000, sends=1_500, kept=3_000,
+    parked=5_000,
     kills=1, freezes=0,
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from redurable.bench import latency, memory, recovery, sending, throughput
+from redurable.bench import latency, memory, parked, recovery, sending, throughput
 from redurable.bench.bed import Bed
 from redurable.bench.report import Row, row
 from redurable.bench.run import QUICK, Run, Sizes
@@ -45,6 +45,7 @@ SCENARIOS: dict[str, Scenario] = {
     "send": sending.sending,
     "latency": latency.idle,
     "memory": memory.memory,
+    "parked": parked.parked,
     "two-processes": throughput.two_processes,
     "recovery": recovery.recovery,
 }

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -100,7 +100,10 @@ class Approval(Promise[Decision[T]]):
 
         async def happen() -> None:
             intent = self._attempt.lease.id
-            emit(f"approval.{what}", intent=intent, approval=self._key, assignees=self.assignees)
+            if what == "reminded":
+                emit("approval.reminded", intent=intent, approval=self._key, assignees=self.assignees)
+            else:
+                emit("approval.escalated", intent=intent, approval=self._key, assignees=self.assignees)
             if callback is not None:
                 found = callback(self)
                 if inspect.isawaitable(found):
@@ -139,25 +142,6 @@ def _moments(
     return heapq.merge(((at, "reminded") for at in each), again, late)
 
 
-@overload
-def approval(name: str, *, of: type[T], **options: Any) -> Approval[T]: ...
-@overload
-def approval(
-    name: str,
-    *,
-    title: str = "",
-    description: str = "",
-    outcomes: Sequence[str] = ("approve", "reject"),
-    of: Any = Any,
-    index: int = 0,
-    assignees: Sequence[str] = (),
-    reminders: Sequence[Seconds] = (),
-    remind_every: Seconds | None = None,
-    on_reminder: Callback | None = None,
-    escalate_after: Seconds | None = None,
-    on_escalation: Callback | None = None,
-    token_expires: Seconds = TOKEN_LIFE,
-) -> Approval[Any]: ...
 def approval(
     name: str,
     *,

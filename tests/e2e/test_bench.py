@@ -17,7 +17,8 @@ from redurable.errors import ConfigurationError
 from redurable.store.private import PrivateServer
 
 TINY = Sizes(
-    floor=400, long_intents=10, steps=5, intents=200, sequential=50, calls=20, bulk=500, sends=50, kept=200, kills=1,
+    floor=400, long_intents=10, steps=5, intents=200, sequential=50, calls=20, bulk=500, sends=50, kept=200,
+    parked=200, kills=1,
     freezes=0,
 )  # fmt: skip
 
