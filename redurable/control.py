@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from redurable.store import control
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from redurable.clock import Seconds, seconds
+from redurable.model import Status
+from redurable.store import control, selection
+from redurable.store.selection import Choice
 from redurable.store.store import Store
 
-__all__ = ["Control"]
+__all__ = ["Control", "Each", "Verb"]
+
+Verb = Literal["cancel", "kill", "pause", "resume", "retry", "delete"]
+
+
+class Each(msgspec.Struct, frozen=True):
+    """How many intents were chosen, and how many gave which answer; after a dry run none did."""
+
+    chosen: int
+    answers: dict[str, int] = {}
 
 
 class Control:
@@ -72,3 +89,48 @@ class Control:
             ConfigurationError: No queue can have this name.
         """
         await control.gate(await self._store(), queue, closed=False)
+
+    async def each(
+        self,
+        verb: Verb,
+        *,
+        queue: str | None = None,
+        status: Status | str | None = None,
+        label: tuple[str, str] | None = None,
+        older_than: Seconds | None = None,
+        dry_run: bool = False,
+        note: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Each:
+        """
+        Do one thing to every intent that is chosen, and return how many there were and what came of it.
+
+        All are chosen first, by everything that is given, among those to which *verb* does anything; then each is
+        done as by the method of that name, some hundred at a time, so that the server serves others in between. One
+        that has ended or gone meanwhile is left as it is. If this is interrupted, do it again: what is done is not
+        chosen any more.
+
+        Args:
+            verb: "cancel", "kill", "pause", "resume", "retry" or "delete".
+            status: Only those in this state; SUBMITTED includes what a worker has just been given.
+            older_than: Only those sent more than so many seconds ago; 0 chooses whatever its age.
+            dry_run: Choose and count, and do nothing.
+            note: Why, for cancel and kill; it is kept with the intent.
+            progress: Called now and then with how many are done, of how many.
+
+        Raises:
+            ConfigurationError: Nothing that chooses is given, or what *verb* does not apply to; nothing was done.
+            StoreUnavailable: Some are done and some are not.
+        """
+        store = await self._store()
+        choice = Choice(
+            queue=queue,
+            status=None if status is None else Status.of(status),
+            label=label,
+            older_than=None if older_than is None else int(seconds(older_than, "older_than") * 1000),
+        )
+        ids = await selection.chosen(store, verb, choice)
+        if dry_run:
+            return Each(chosen=len(ids))
+        tell = None if progress is None else lambda done: progress(done, len(ids))
+        return Each(chosen=len(ids), answers=await selection.act(store, verb, ids, note, tell))

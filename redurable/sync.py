@@ -18,6 +18,7 @@ from redurable import client as _client
 from redurable.answers import OpenApproval
 from redurable.clock import Moment, Seconds
 from redurable.codecs.base import Codec
+from redurable.control import Each, Verb
 from redurable.errors import UsageError
 from redurable.ids import IntentId
 from redurable.model import Entry, IntentInfo, Status
@@ -69,13 +70,8 @@ class _Answers:
         self._wait(self._client.reject(*what, index=index, by=by, details=details))
 
 
-class _Control:
+class _Control(_Answers):
     """The part of a client that ends, stops and continues intents by force."""
-
-    _client: _client.Client
-
-    def _wait(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        raise NotImplementedError
 
     def kill(self, intent: str, note: str = "") -> str:
         """End *intent* now, without its handler; see `redurable.Client.kill`."""
@@ -89,6 +85,10 @@ class _Control:
         """Let a paused *intent* go on; see `redurable.Client.resume`."""
         self._wait(self._client.resume(intent))
 
+    def each(self, verb: Verb, **choice: Any) -> Each:
+        """Do *verb* to every intent that is chosen; *choice* as `redurable.Client.each`."""
+        return self._wait(self._client.each(verb, **choice))
+
     def pause_queue(self, queue: str) -> None:
         """Let workers take nothing more of *queue*; see `redurable.Client.pause_queue`."""
         self._wait(self._client.pause_queue(queue))
@@ -98,7 +98,7 @@ class _Control:
         self._wait(self._client.resume_queue(queue))
 
 
-class Client(_Answers, _Control):
+class Client(_Control):
     """The blocking twin of `redurable.Client`: the same methods and guarantees, for any thread."""
 
     def __init__(

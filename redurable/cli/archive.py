@@ -1,4 +1,4 @@
-"""`redurable intents delete | export | import`: whole intents, removed, taken out and put in."""
+"""`redurable intents export | import`: whole intents, taken out and put in."""
 
 from __future__ import annotations
 
@@ -18,33 +18,13 @@ from redurable.model import Status
 __all__ = ["register"]
 
 _ALL = 1 << 31
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The intents.")]
 Some = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="The intents; or choose them by options.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to those of `redurable intents`."""
-    app.command("delete")(delete)
     app.command("export")(export)
     app.command("import")(import_)
-
-
-def delete(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
-    """
-    Remove finished intents now, whatever their retention; export them first if they may be missed.
-
-    An open intent is refused: cancel it first. An idempotency key of a deleted intent may be used again.
-
-    JSON: one object a line: id, answer.
-    """
-
-    async def work() -> None:
-        async with client_of(url, namespace) as client:
-            for intent in intents:
-                await client.delete(intent)
-                _tell(intent, "DELETED", as_json)
-
-    run(work())
 
 
 def export(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redurable.cli import answers, archive, entries
+from redurable.cli import answers, archive, control, entries
 from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import age, fields, iso, moment, note, print_json, print_line, run, table
 from redurable.errors import NotFound
@@ -25,7 +25,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Id = Annotated[str, typer.Argument(metavar="ID", help="The intent, as `send` printed it.")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="The intents.")]
 Values = Annotated[bool, typer.Option("--values", help="Show recorded values too; they may be secrets.")]
 
 
@@ -253,130 +252,6 @@ async def _watch(client: Any, intent: str, since: int, values: bool, as_json: bo
     return info.status
 
 
-@app.command("cancel")
-def cancel(
-    intents: Ids,
-    reason: Annotated[str, typer.Option("--note", help="Why; it is kept in the journal.")] = "",
-    url: Url = None,
-    namespace: Namespace = None,
-    as_json: AsJson = False,
-) -> None:
-    """
-    Ask intents to end.
-
-    One that never ran is CANCELED at once. One that runs finishes its step, may undo its work, and is CANCELED then
-    (REQUESTED). One that has ended stays as it is, and its status is printed.
-
-    JSON: one object a line: id, answer.
-    """
-
-    async def work() -> None:
-        async with client_of(url, namespace) as client:
-            for intent in intents:
-                answer = await client.cancel(intent, reason)
-                if as_json:
-                    print_json({"id": intent, "answer": answer})
-                else:
-                    print_line(f"{intent}  {answer}")
-
-    run(work())
-
-
-@app.command("kill")
-def kill(
-    intents: Ids,
-    reason: Annotated[str, typer.Option("--note", help="Why; it is kept with the intent.")] = "",
-    url: Url = None,
-    namespace: Namespace = None,
-    as_json: AsJson = False,
-) -> None:
-    """
-    End intents at once, without their handlers: nothing is undone.
-
-    Every one that is open is CANCELED, with the code KILLED; whoever runs it is refused what he still writes. Use
-    [bold]cancel[/bold] unless a handler does not end. One that has ended stays as it is, and its status is printed.
-
-    JSON: one object a line: id, answer.
-    """
-
-    async def work() -> None:
-        async with client_of(url, namespace) as client:
-            for intent in intents:
-                answer = await client.kill(intent, reason)
-                if as_json:
-                    print_json({"id": intent, "answer": answer})
-                else:
-                    print_line(f"{intent}  {answer}")
-
-    run(work())
-
-
-@app.command("retry")
-def retry(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
-    """
-    Continue FAILED, CANCELED or TIMED_OUT intents, once the fault is mended.
-
-    What failed runs again; finished steps keep their results.
-
-    JSON: one object a line: id, answer.
-    """
-
-    async def work() -> None:
-        async with client_of(url, namespace) as client:
-            for intent in intents:
-                await client.retry(intent)
-                if as_json:
-                    print_json({"id": intent, "answer": "SUBMITTED"})
-                else:
-                    print_line(f"{intent}  SUBMITTED")
-
-    run(work())
-
-
-@app.command("pause")
-def pause(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
-    """
-    Keep intents from going on until they are resumed.
-
-    No worker takes up a paused one, and what comes meanwhile (a timer, a deadline, a cancel) waits with it. One that
-    runs finishes its steps in flight first (REQUESTED).
-
-    JSON: one object a line: id, answer.
-    """
-
-    async def work() -> None:
-        async with client_of(url, namespace) as client:
-            for intent in intents:
-                answer = await client.pause(intent)
-                if as_json:
-                    print_json({"id": intent, "answer": answer})
-                else:
-                    print_line(f"{intent}  {answer}")
-
-    run(work())
-
-
-@app.command("resume")
-def resume(intents: Ids, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
-    """
-    Let paused intents go on where they were.
-
-    Timers that fell due meanwhile take effect now. One that is not paused stays as it is.
-
-    JSON: one object a line: id, answer.
-    """
-
-    async def work() -> None:
-        async with client_of(url, namespace) as client:
-            for intent in intents:
-                await client.resume(intent)
-                if as_json:
-                    print_json({"id": intent, "answer": "RESUMED"})
-                else:
-                    print_line(f"{intent}  RESUMED")
-
-    run(work())
-
-
 answers.register(app)
 archive.register(app)
+control.register(app)

@@ -41,6 +41,7 @@ __all__ = [
     "decode_envelope",
     "failures_of",
     "history",
+    "ids_of",
     "info",
     "intents",
     "last_step",
@@ -289,7 +290,7 @@ def _absolute(entry: Entry, before: int) -> Entry:
     return entry
 
 
-async def _ids(store: Store, partition: int, queue: str | None, status: Status | None) -> AsyncIterator[list[str]]:
+async def ids_of(store: Store, partition: int, queue: str | None, status: Status | None) -> AsyncIterator[list[str]]:
     """Give pages of ids by the cheapest structure that holds them; open ones of no structure come from SCAN."""
     keys, mux = store.keys[partition], store.mux
     if status is not None and status.final:
@@ -349,7 +350,7 @@ async def intents(
     """Return up to *limit* intents that fit, newest first (of an uncommonly large namespace, in parts)."""
     page: dict[str, IntentInfo] = {}  # by id: SCAN may give a key twice
     for partition, keys in enumerate(store.keys):
-        async for ids in _ids(store, partition, queue, status):
+        async for ids in ids_of(store, partition, queue, status):
             heads = [store.mux.command("HMGET", keys.head(intent), "status", "queue") for intent in ids]
             fitting = [i for i, head in zip(ids, heads, strict=True) if _fits(await head, queue, status)]
             for some in (fitting[n : n + 20] for n in range(0, len(fitting), 20)):

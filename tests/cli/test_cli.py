@@ -188,6 +188,20 @@ def test_pause_keeps_and_resume_lets_go_on(cli: Cli, worker: Running) -> None:
     assert cli("intents", "watch", intent).code == 0
 
 
+def test_many_are_chosen_by_options_counted_and_cancelled(cli: Cli) -> None:
+    for n in range(3):
+        cli("send", "crowd", str(n), "--label", "team=shop")
+    cli("send", "crowd", "3")
+    words = ("--queue", "crowd", "--status", "submitted", "--label", "team=shop", "--older-than", "0s")
+    assert cli("intents", "cancel", *words, "--dry-run").out == "3 chosen, nothing done\n"
+    assert cli("intents", "cancel", *words, "--older-than", "1h").out == "0 chosen\n"
+    assert cli("intents", "cancel", *words, "--json").json == {
+        "chosen": 3, "answers": {"CANCELED": 3}, "dry_run": False
+    }  # fmt: skip
+    assert cli("intents", "kill", "-q", "crowd").out == "1 chosen: 1 CANCELED\n"
+    assert cli("intents", "delete", "-q", "crowd").out == "4 chosen: 4 DELETED\n"
+
+
 def test_retry_continues_with_the_steps_that_were_done(cli: Cli, worker: Running, tmp_path: Path) -> None:
     path = tmp_path / "file"
     intent = cli("send", "fragile", json.dumps(str(path)), "--wait", "--timeout", "20", "--json").json["id"]

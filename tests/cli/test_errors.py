@@ -257,6 +257,16 @@ def test_pausing_a_queue_that_is_none(cli: Cli, verb: str) -> None:
     assert cli("queues", verb).code == 2
 
 
+@pytest.mark.parametrize("verb", ["cancel", "kill", "pause", "resume", "retry", "delete"])
+def test_many_that_are_chosen_wrongly(cli: Cli, verb: str) -> None:
+    refused(cli("intents", verb), "BAD_ARGUMENT", "no intent is named", "--older-than")
+    refused(cli("intents", verb, "--dry-run"), "BAD_ARGUMENT", "no intent is named")
+    refused(cli("intents", verb, "ID", "--queue", "q"), "BAD_ARGUMENT", "cannot both choose")
+    refused(cli("intents", verb, "--older-than", "soon"), "BAD_ARGUMENT", "'soon' is no age", "15m")
+    refused(cli("intents", verb, "--label", "team"), "BAD_ARGUMENT", "name=value")
+    refused(cli("intents", verb, "--status", "DELIVERED"), "BAD_ARGUMENT")
+
+
 def test_a_retry_of_what_has_not_failed(cli: Cli) -> None:
     intent = cli("send", "unserved", "1", "--json").json["id"]
     refused(cli("intents", "retry", intent), "WRONG_STATE", "SUBMITTED", exit_code=1)
