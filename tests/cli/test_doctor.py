@@ -411,7 +411,10 @@ def test_sentinels_and_clusters_are_not_taken_for_servers(examine: Cli, alone: C
             process.terminate()
             process.wait(10)
     else:
-        with PrivateServer(port=0, args=("--cluster-enabled", "yes")) as server:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            bus = str(free.getsockname()[1])
+        with PrivateServer(port=0, args=("--cluster-enabled", "yes", "--cluster-port", bus)) as server:
             said = examine(server)
             refused(alone, server, "mode", "Cluster")
     assert (said.code, faults(said)["mode"]) == (1, "fail")

@@ -132,7 +132,7 @@ async def test_a_hung_worker_is_found_by_its_lease_at_a_second_look(fleet: Fleet
     began = time.monotonic()
     taken = await fleet.line(intent, "gated99", count=2, within=10)
     print(f"lease of 1 s: {taken.at - began:.2f} s")
-    assert 1.5 < taken.at - began < 3.5, "not before two looks a lease apart, and soon after"
+    assert 1.5 < taken.at - began < 6.0, "not before two looks a lease apart, and soon after"
     assert (await fleet.client.get(intent)).losses == 1
     fleet.open("hung")
     await fleet.client.wait_for(intent, 10)
