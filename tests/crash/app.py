@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from redurable import Retry, current, handler, sleep, state, step
+from redurable import Retry, call, compensate, current, handler, promise, race, sleep, state, step
 from redurable.events import subscribe
 from tests.support.chain import chained
 
@@ -170,3 +170,30 @@ async def in_session(payload: dict[str, Any]) -> int:
     await state.set("count", count + 1)
     note(f"end:{current().key}:{n}")
     return count
+
+
+@step
+async def undo(name: str) -> None:
+    note(f"undo:{name}")
+
+
+@handler(queue="tree", retry=Retry(attempts=3, first=0.01), max_delivery_attempts=20)
+async def tree(payload: dict[str, Any]) -> int:
+    """A node with *width* children, down to depth 0; returns how many leaves there are below."""
+    name, depth = payload["name"], payload["depth"]
+    compensate(undo, name)
+    await work(0, payload.get("pause", 0.0))
+    if depth == 0:
+        return int(await promise("leave", int)) if payload.get("waits") else 1
+    below = [payload | {"name": f"{name}{n}", "depth": depth - 1} for n in range(payload["width"])]
+    return sum(await asyncio.gather(*(call(tree, child) for child in below)))
+
+
+@handler(queue="race", max_delivery_attempts=100)
+async def racing(payload: dict[str, Any]) -> str:
+    """A promise against a clock, then steps to be killed in; returns who won, each attempt leaves it in the ledger."""
+    won = await race(answer=promise("answer"), late=sleep(payload["late"]))
+    note(f"won:{won.name}")
+    for n in range(payload["n"]):
+        await work(n, 0.02)
+    return won.name
