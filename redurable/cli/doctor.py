@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redurable.cli.common import Accept, AsJson, Namespace, Url
-from redurable.cli.output import clean, note, print_json, run, table
+from redurable.cli.output import clean, print_json, run, table
 from redurable.errors import RedurableError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _unreachable(error: RedurableError) -> Finding:
         check="credentials" if refused else "connection",
         severity="fail",
         seen=error.message,
-        loss="nothing that is stored; nothing can be sent or run from here, and nothing else could be checked",
+        loss="nothing that is stored; nothing can be sent or run from here",
         remedy=error.hint or "see the server's log",
         bars=True,
     )
@@ -87,14 +87,22 @@ def _tell(address: Address, space: str, verdict: str, findings: list[Finding], a
     if as_json:
         print_json({"url": address.display, "namespace": space, "verdict": verdict, "findings": findings})
         return
-    table(("check", "verdict", "seen"), [(f.check, f.severity, clean(f.seen)) for f in findings], "nothing was checked")
+    if verdict != "unchecked":  # there the one finding is all there is
+        rows = [(f.check, f.severity, clean(f.seen)) for f in findings]
+        table(("check", "verdict", "seen"), rows, "nothing was checked")
+        print()
     for finding in findings:
         if finding.severity != "ok":
             mark = " (no worker starts)" if finding.bars else " (accepted)" if finding.accepted else ""
-            print(f"\n{finding.severity} {finding.check}{mark}: {clean(finding.seen)}")
-            print(f"  lost: {clean(finding.loss)}\n  do:   {clean(finding.remedy)}")
+            print(f"{finding.severity} {finding.check}{mark}: {clean(finding.seen)}")
+            print(f"  lost: {clean(finding.loss)}\n  do:   {clean(finding.remedy)}\n")
+    lived_with = [finding for finding in findings if finding.accepted]
+    for finding in lived_with:
+        print(f"accepted: {finding.check}; work would be lost {clean(finding.loss)}")
     told = {
-        "ok": "work is safe on", "warn": "work is safe, but see the warnings above, on",
+        "ok": "work is safe on", "warn": "work is safe but for the warnings above, on",
         "fail": "work is not safe, or not possible now, on", "unchecked": "could not check",
     }  # fmt: skip
-    note(f"\n{told[verdict]} {address.display}")
+    if lived_with and verdict == "warn":
+        told["warn"] = "workers start all the same on"
+    print(f"{told[verdict]} {clean(address.display)}")

@@ -6,11 +6,12 @@ Pure like `redurable.store.verdict`, which puts them behind its own; every check
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Callable, Iterator
 
 from redurable.store.checkup import Facts
-from redurable.store.finding import Finding, setting, size, whole
+from redurable.store.finding import Finding, console, setting, size, whole
 
 __all__ = ["CONDITIONS"]
 
@@ -111,7 +112,9 @@ def _rights(facts: Facts, _: int) -> Iterator[Finding]:
 
 def _grant(facts: Facts) -> str:
     user, space = facts.address.username or "default", facts.namespace
-    return f"redis-cli ACL SETUSER {user} ~{space}:* &{space}:* +@all -@admin -@dangerous +info +config|get"
+    rules = (f"~{space}:*", f"&{space}:*", "+@all", "-@admin", "-@dangerous", "+info", "+config|get")
+    # quoted: to a shell & and | mean something else
+    return f"{console(facts.address)} {shlex.join(('ACL', 'SETUSER', user, *rules))}"
 
 
 def _transport(facts: Facts, _: int) -> Iterator[Finding]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Literal
 
 import msgspec
 
+from redurable.config import Address
 from redurable.store.checkup import Facts
 
-__all__ = ["Finding", "setting", "size", "whole"]
+__all__ = ["Finding", "console", "setting", "size", "whole"]
+
+# what redis-cli calls the TLS options that name a file
+_TLS_FILES = {
+    "ssl_ca_certs": "--cacert", "ssl_ca_path": "--cacertdir", "ssl_certfile": "--cert", "ssl_keyfile": "--key",
+}  # fmt: skip
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,12 +40,34 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     accepted: bool = False
 
 
+def console(address: Address) -> str:
+    """
+    Return how `redis-cli` reaches the server at *address* and no other, as a shell takes it.
+
+    No password is in it: where one is needed, the reader puts in the URL (`-u URL` as it stands reaches nothing), or
+    is asked for the password at a socket, which redis-cli takes no URL for.
+    """
+    secret = address.password is not None or address.username is not None
+    words = ["redis-cli"]
+    if address.kind == "unix":
+        words += ["-s", address.path]
+        if secret:
+            words += [*(("--user", address.username) if address.username else ()), "--askpass"]
+        return shlex.join(words)
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    words += ["-u", "URL" if secret else f"redis{'s' if address.tls else ''}://{host}:{address.port}"]
+    for name, word in _TLS_FILES.items():
+        if name in address.options:
+            words += [word, str(address.options[name])]
+    return shlex.join(words)
+
+
 def setting(facts: Facts, name: str, value: str) -> str:
     """Return how *name* is set to *value* on this server, now and for its next start."""
     quoted = f'"{value}"' if " " in value else value
     if facts.config is None:
         return f"in the provider's settings, or its configuration file: {name} {value}"
-    return f"redis-cli CONFIG SET {name} {quoted} (and in redis.conf: {name} {value})"
+    return f"{console(facts.address)} CONFIG SET {name} {quoted} (and in redis.conf: {name} {value})"
 
 
 def size(count: int | None) -> str:

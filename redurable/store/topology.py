@@ -7,6 +7,7 @@ Owns the keyword arguments of redis-py. Its retries are always set: its defaults
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.util
 import socket
 import uuid
@@ -43,6 +44,13 @@ def translated(error: BaseException, address: Address) -> BaseException:
         return error
     if isinstance(error.__cause__, redis.AuthenticationError):  # over unix sockets redis-py wraps it
         error = error.__cause__
+    if "without any password configured" in str(error):
+        open_to_all = dataclasses.replace(address, username=None, password=None).display
+        return StoreUnavailable(
+            f"{address.display} has no password, and the URL has one",
+            code="AUTH_FAILED",
+            hint=f"take the password out of the URL ({open_to_all}), if this is the server that you mean",
+        )
     if isinstance(error, redis.AuthenticationError | NoPermissionError):
         return StoreUnavailable(
             f"{address.display} refused the user name or password: {error}",

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import re
+import shlex
+import shutil
 import socket
 import subprocess
 import threading
@@ -44,6 +46,10 @@ def old_program() -> str | None:
 
 def client(server: PrivateServer, **options: Any) -> redis.Redis:
     return redis.Redis(unix_socket_path=server.socket, decode_responses=True, **options)
+
+
+def place(server: PrivateServer) -> str:
+    return f"redis://127.0.0.1:{server.port}"
 
 
 def found(said: Said) -> dict[str, dict[str, Any]]:
@@ -126,7 +132,8 @@ def test_a_sound_server_has_no_fault_and_is_left_as_it_was(examine: Cli, alone: 
     text = alone("doctor", "--url", sound.url)
     assert text.code == 0
     assert text.out.splitlines()[0].split() == ["CHECK", "VERDICT", "SEEN"]
-    assert "work is safe on" in text.err
+    assert text.out.splitlines()[-1] == f"work is safe on {sound.url}"
+    assert text.err == ""
 
 
 def test_our_own_embedded_server_is_sound(alone: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,13 +169,15 @@ def test_no_persistence(examine: Cli, alone: Cli, bare: PrivateServer) -> None:
     assert fault["bars"] is True
     assert "every intent" in fault["loss"]
     assert "CONFIG SET appendonly yes" in fault["remedy"]
-    refused(alone, bare, "persistence", "every intent", "appendonly yes", "--accept persistence")
+    mend = f"redis-cli -u {place(bare)} CONFIG SET appendonly yes"
+    refused(alone, bare, "persistence", "every intent", mend, "--accept persistence")
     with client(bare) as link:
         assert link.dbsize() == 0
     text = alone("doctor", "--url", bare.url).out
     assert "fail persistence (no worker starts): nothing is written to disk" in text
     assert "  lost: at a restart" in text
-    assert "  do:   redis-cli CONFIG SET appendonly yes" in text
+    assert f"  do:   redis-cli -u {place(bare)} CONFIG SET appendonly yes" in text
+    assert text.splitlines()[-1] == f"work is not safe, or not possible now, on {bare.url}"
 
 
 def test_a_failure_is_accepted_by_name(
@@ -184,6 +193,11 @@ def test_a_failure_is_accepted_by_name(
     monkeypatch.setenv("REDURABLE_ACCEPT", "persistence")
     said = examine(bare)
     assert (said.code, said.json["verdict"], found(said)["persistence"]["accepted"]) == (0, "warn", True)
+    last, verdict = alone("doctor", "--url", bare.url).out.splitlines()[-2:]
+    assert last.startswith(
+        "accepted: persistence; work would be lost at a restart or crash of the server: every intent"
+    )
+    assert verdict == f"workers start all the same on {bare.url}"
     assert examine(bare, "--accept", "eviction").code == 1
     for strange in ("version", "everything"):
         said = alone("worker", PLAIN, "--url", bare.url, "--accept", strange)
@@ -211,7 +225,17 @@ def test_a_file_that_is_seldom_flushed(examine: Cli, settings: Callable[..., Non
     settings(appendfsync="everysec", no_appendfsync_on_rewrite="yes")
     assert "no-appendfsync-on-rewrite no" in found(examine(sound))["persistence"]["remedy"]
     settings(appendfsync="always", no_appendfsync_on_rewrite="no")
-    assert faults(examine(sound)) == {}
+    said = examine(sound)
+    assert (faults(said), "power cut" in found(said)["persistence"]["seen"]) == ({}, False)
+
+
+def test_the_last_second_before_a_power_cut_is_told_and_is_no_fault(examine: Cli, sound: PrivateServer) -> None:
+    said = examine(sound, "--strict")
+    told = found(said)["persistence"]
+    assert (said.code, told["severity"]) == (0, "ok")
+    for words in ("power cut", "a second of acknowledged work", "kill of redis or of workers takes none"):
+        assert words in told["seen"]
+    assert f"redis-cli -u {place(sound)} CONFIG SET appendfsync always" in told["remedy"]
 
 
 def test_a_missing_replica(examine: Cli, sound: PrivateServer, settings: Callable[..., None]) -> None:
@@ -450,16 +474,33 @@ def test_a_wrong_password(alone: Cli, examine: Cli, locked: PrivateServer) -> No
     assert "nothing that is stored" in found(said)["credentials"]["loss"]
     assert "redis://user:password@host" in found(said)["credentials"]["remedy"]
     text = alone("doctor", "--url", url)
-    assert "fail credentials" in text.out
+    assert text.out.startswith("fail credentials")
     assert "wr0ng" not in said.out + said.err + text.out + text.err
     said = alone("worker", PLAIN, "--url", url)
     assert (said.code, "[AUTH_FAILED]" in said.err) == (1, True)
     assert examine(f"redis://:r1ght@127.0.0.1:{locked.port}/0", "--strict").code == 0
 
 
-def test_a_server_that_is_not_there(examine: Cli) -> None:
-    said = examine(f"redis://127.0.0.1:{PrivateServer(port=0).port}/0")
+def test_a_password_that_nobody_asked_for(alone: Cli, sound: PrivateServer) -> None:
+    for url in (f"redis://:needless@127.0.0.1:{sound.port}/0", f"unix://{sound.socket}?password=needless"):
+        said = alone("doctor", "--url", url)
+        assert said.code == 2
+        assert "has no password, and the URL has one" in said.out
+        assert (
+            f"take the password out of the URL ({parse_url(url.replace(':needless@', '').split('?')[0]).display})"
+            in (said.out)
+        )
+        assert "percent-encoded" not in said.out
+        assert "needless" not in said.out + said.err
+
+
+def test_a_server_that_is_not_there_is_told_once(examine: Cli, alone: Cli) -> None:
+    url = f"redis://127.0.0.1:{PrivateServer(port=0).port}/0"
+    said = examine(url)
     assert (said.code, said.json["verdict"], faults(said)) == (2, "unchecked", {"connection": "fail"})
+    text = alone("doctor", "--url", url)
+    assert (text.code, text.err, text.out.count("cannot reach")) == (2, "", 1)
+    assert text.out.splitlines()[-1] == f"could not check {url}"
 
 
 def test_a_server_that_stops_answering(monkeypatch: pytest.MonkeyPatch, examine: Cli) -> None:
@@ -487,7 +528,7 @@ def test_a_user_without_the_rights_is_told_which(examine: Cli, alone: Cli, locke
     fault = found(said)["rights"]
     assert (said.code, faults(said)["rights"], fault["bars"]) == (1, "fail", True)
     assert "commands: XCLAIM, XGROUP CREATE" in fault["seen"]
-    refused(alone, url, "rights", "XCLAIM", "ACL SETUSER ann")
+    refused(alone, url, "rights", "XCLAIM", "redis-cli -u URL ACL SETUSER ann '~rd:*' '&rd:*' ")
     said = examine(user(locked, "mute", "~rd:*", "resetchannels", "+@all", "-@admin"))
     assert "channels: PUBLISH, SUBSCRIBE" in found(said)["rights"]["seen"]
     said = examine(user(locked, "astray", "~other:*", "&rd:*", "+@all", "-@admin"))
@@ -498,7 +539,8 @@ def test_the_rights_that_are_advised_are_enough(
     examine: Cli, alone: Cli, locked: PrivateServer, start_worker: Callable[..., Running]
 ) -> None:
     advice = found(examine(user(locked, "bob", "~cli:*", "+@all", "-hset"), "--namespace", "cli"))["rights"]["remedy"]
-    url = user(locked, "bob", *advice.split()[4:])
+    words = shlex.split(advice)
+    url = user(locked, "bob", *words[words.index("bob") + 1 :])
     assert faults(examine(url, "--namespace", "cli")) == {}
     start_worker(PLAIN, "--url", url).wait_for("worker.started")
     words = ("--wait", "--timeout", "20", "--url", url, "--namespace", "cli")
@@ -581,6 +623,34 @@ def facts(url: str = "redis://:x@10.0.0.9:6379/0", **changed: Any) -> Facts:
 
 def judged(check: str, **changed: Any) -> list[tuple[str, str]]:
     return [(f.severity, f.seen) for f in judge(facts(**changed)) if f.check == check]
+
+
+@pytest.mark.parametrize(("url", "command"), [
+    ("redis://10.0.0.9:6380/3", "redis-cli -u redis://10.0.0.9:6380"),
+    ("redis://[fd00::9]/0", "redis-cli -u 'redis://[fd00::9]:6379'"),
+    ("rediss://db:6379?ssl_ca_certs=/etc/ca.pem", "redis-cli -u rediss://db:6379 --cacert /etc/ca.pem"),
+    ("redis://ann:s3cret@db:6379/0", "redis-cli -u URL"),
+    ("redis://:s3cret@db:6379/0", "redis-cli -u URL"),
+    ("unix:///run/a b/redis.sock", "redis-cli -s '/run/a b/redis.sock'"),
+    ("unix:///run/redis.sock?username=ann&password=s3cret", "redis-cli -s /run/redis.sock --user ann --askpass"),
+])  # fmt: skip
+def test_what_mends_names_the_server_and_no_password(url: str, command: str) -> None:
+    config = {"appendonly": "no", "timeout": "30", "tcp-keepalive": "0", "maxmemory-policy": "allkeys-lru"}
+    at_fault = facts(url, config=config, info={"aof_enabled": "0"}, refused={"SET": "NOPERM run the 'set' command"})
+    mends = [part for f in judge(at_fault) for part in re.findall("redis-cli.*", f.remedy)]
+    assert len(mends) >= 5
+    assert [mend for mend in mends if not mend.startswith((f"{command} CONFIG SET ", f"{command} ACL SETUSER "))] == []
+    assert "s3cret" not in "".join(mends)
+
+
+def test_the_mend_line_reaches_that_server(sound: PrivateServer, settings: Callable[..., None]) -> None:
+    program = shutil.which("redis-cli")
+    for url in (sound.url, f"unix://{sound.socket}") if program else ():
+        settings(tcp_keepalive=0)
+        line = next(f.remedy for f in judge(facts(url, config={"tcp-keepalive": "0"})) if f.check == "settings")
+        subprocess.run(shlex.split(line.partition(" (")[0]), check=True, timeout=20)
+        with client(sound) as link:
+            assert link.config_get("tcp-keepalive")["tcp-keepalive"] == "60"
 
 
 def test_ways_that_are_open_to_others() -> None:
