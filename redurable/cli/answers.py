@@ -42,9 +42,9 @@ def resolve(
 
     JSON: id, name, index, answer.
     """
-    from redurable.cli.send import payload_of
+    from redurable.cli.send import json_of
 
-    found = payload_of(value)
+    found = json_of(value, "the value", f"redurable intents resolve ID {name} true")
     run(_answer(client_of(url, namespace), "resolve", (intent, name, found), index, by, as_json))
 
 

@@ -60,7 +60,8 @@ def list_(
          ", ".join(a.assignees), age(a.since))
         for a in found
     ]  # fmt: skip
-    table(("intent", "queue", "name", "title", "outcomes", "assignees", "since"), rows, "nothing waits for people")
+    table(("intent", "queue", "name", "title", "outcomes", "assignees", "since"), rows, "nothing waits for people",
+          ("queue", "assignees", "since", "title", "outcomes"))  # fmt: skip
 
 
 @app.command("answer")
@@ -84,9 +85,9 @@ def answer(
 
     JSON: id, name, index, answer.
     """
-    from redurable.cli.send import payload_of
+    from redurable.cli.send import json_of
 
-    filled = payload_of(value)
+    filled = json_of(value, "the value", "--value '{\"n\": 1}'")
 
     async def work() -> None:
         async with client_of(url, namespace) as client:

@@ -181,5 +181,10 @@ def _value(entry: Entry) -> Any:
 def _preview(entry: Entry) -> str:
     if not isinstance(entry, StepDone | Arrived):
         return ""
-    text = msgspec.json.encode(_value(entry), enc_hook=str).decode()
+    return shortened(_value(entry))
+
+
+def shortened(value: Any) -> str:
+    """Return *value* as the beginning of its JSON."""
+    text = msgspec.json.encode(value, enc_hook=str).decode()
     return text if len(text) <= _PREVIEW else text[:_PREVIEW] + "…"

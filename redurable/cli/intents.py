@@ -1,7 +1,8 @@
 """
 `redurable intents`: look at intents, cancel them, retry them; `archive` has what moves and removes them.
 
-Payloads, results and the values of steps may be secrets: they are shown only where `--values` asks for them.
+Payloads and the values of steps may be secrets: they are shown only where `--values` asks for them. `get` alone shows
+a result, as `send --wait` does.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import typer
 from redurable.cli import answers, archive, control, entries
 from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import age, fields, iso, moment, note, print_json, print_line, run, table
-from redurable.errors import NotFound
+from redurable.errors import CodecError, NotFound
 from redurable.model import IntentInfo, Status
 
 __all__ = ["app"]
@@ -71,22 +72,23 @@ def get(
     as_json: AsJson = False,
 ) -> None:
     """
-    Show one intent: status, times, attempts, worker, last step, error.
+    Show one intent: status, times, attempts, worker, last step, its result or error.
 
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
     JSON: id, queue, type, status, reason, canceling, paused, turn, held, long, priority, attempt, losses, worker,
     entries, step, changed, labels, idempotency_key, session, created, start, started, wake, deadline, finished, error
-    (type, message, code, details, traceback); what is not known is null.
+    (type, message, code, details, traceback), result; what is not known is null.
     """
 
-    async def work() -> IntentInfo:
+    async def work() -> tuple[IntentInfo, Any]:
         async with client_of(url, namespace) as client:
-            return await client.get(intent)
+            info = await client.get(intent)
+            return info, await _result(client, intent) if info.status is Status.COMPLETED else None
 
-    info = run(work())
+    info, result = run(work())
     if as_json:
-        print_json(as_fields(info))
+        print_json(as_fields(info) | {"result": result})
         return
     error = info.error
     changed = f"{', '.join(info.changed)} (their code differs now from what recorded them)" if info.changed else ""
@@ -111,11 +113,19 @@ def get(
         ("changed", changed),
         ("priority", info.priority.value),
         ("labels", ", ".join(f"{k}={v}" for k, v in info.labels.items())),
-        ("key", info.idempotency_key),
         ("session", info.session),
+        ("idempotency key", info.idempotency_key),
         ("error", f"{error.type}: {error.message}" + (f" [{error.code}]" if error.code else "") if error else ""),
         ("traceback", error.traceback.strip() if error and traceback else ""),
+        ("result", entries.shortened(result) if info.status is Status.COMPLETED else ""),
     ])  # fmt: skip
+
+
+async def _result(client: Any, intent: str) -> Any:
+    try:
+        return await client.wait_for(intent)
+    except CodecError as error:
+        return f"(sealed) [{error.code}]"
 
 
 def _status(info: IntentInfo) -> str:
@@ -147,7 +157,7 @@ def list_(
 
     [bold]redurable intents list --label team=shop --json[/bold]
 
-    JSON: an array of objects with the fields of `intents get`.
+    JSON: an array of objects with the fields of `intents get`, but for result.
     """
     from redurable.cli.send import split_label
 
@@ -168,7 +178,8 @@ def list_(
         (i.id, i.queue, _status(i), i.attempt, i.step, age(i.created), age(i.finished), i.error.type if i.error else "")
         for i in found
     ]
-    table(("id", "queue", "status", "attempt", "last step", "created", "finished", "error"), rows, "no intents")
+    columns = ("id", "queue", "status", "attempt", "last step", "created", "finished", "error")
+    table(columns, rows, "no intents", ("last step", "attempt", "finished", "created", "error", "queue"))
     if len(found) == limit:
         note(f"the first {limit}; there may be more (--limit)")
 
@@ -212,7 +223,8 @@ def history(
         print_json([entries.as_fields(seq, entry, values=values, voided=seq in voided) for seq, entry in found])
         return
     columns = ("seq", "time", "kind", "scope", "step", "size", "detail", *(["value"] if values else []))
-    table(columns, (entries.row(seq, e, values=values, voided=seq in voided) for seq, e in found), "no entries yet")
+    rows = (entries.row(seq, e, values=values, voided=seq in voided) for seq, e in found)
+    table(columns, rows, "no entries yet", ("size", "scope", "detail", "step", "value"))
 
 
 @app.command("watch")

@@ -35,6 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 _USAGE = 2
+_LEAST = 10  # characters that a text is shortened to, before its column is left out
 # what a status looks like to people; machines get the word alone
 _COLOURS = {
     "COMPLETED": "green", "FAILED": "bold red", "CANCELED": "magenta", "TIMED_OUT": "red", "IN_PROGRESS": "cyan",
@@ -97,8 +98,14 @@ def print_line(text: str) -> None:
     print(clean(text), flush=True)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """Print *rows* under *columns*: framed on a terminal, else in aligned columns; *empty* when there are none."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, spare: Sequence[str] = ()) -> None:
+    """
+    Print *rows* under *columns*: framed on a terminal, else in aligned columns; *empty* when there are none.
+
+    Where a terminal is narrow the columns in *spare* give way, the first of them first: texts are shortened, then
+    columns left out, those that hold nothing before others. All other cells stay whole, in one line. Without *spare*
+    long cells go over several lines.
+    """
     texts = [["" if cell is None else clean(str(cell)) for cell in row] for row in rows]
     if not texts:
         note(empty)
@@ -113,13 +120,46 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> 
     from rich.table import Table
     from rich.text import Text
 
-    framed = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for i, column in enumerate(columns):
-        number = all(row[i].replace(".", "", 1).isdigit() or not row[i] for row in texts)
-        framed.add_column(column, justify="right" if number else "left", overflow="fold")
+    console = Console()
+    numbers = {
+        i for i in range(len(columns)) if all(row[i].replace(".", "", 1).isdigit() or not row[i] for row in texts)
+    }
+    shown = _fitted(columns, texts, spare, numbers, console.width)
+    framed = Table(box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, padding=(0, 1, 0, 0))
+    for i, width in shown.items():
+        justify: Any = "right" if i in numbers else "left"
+        if spare:
+            framed.add_column(columns[i], justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+        else:
+            framed.add_column(columns[i], justify=justify, overflow="fold")
     for row in texts:
-        framed.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    Console().print(framed)
+        framed.add_row(*(Text(row[i], style=_COLOURS.get(row[i].split(" ", 1)[0], "")) for i in shown))
+    if spare:
+        console.width = max(console.width, _total(shown))  # what must stay whole is left to the terminal to break
+    console.print(framed)
+
+
+def _fitted(
+    columns: Sequence[str], texts: list[list[str]], spare: Sequence[str], numbers: set[int], room: int
+) -> dict[int, int]:
+    """Return the columns to show, by number, and how wide each is; see `table`."""
+    from rich.cells import cell_len
+
+    widths = {i: max(cell_len(row[i]) for row in (columns, *texts)) for i in range(len(columns))}
+    order = sorted(map(columns.index, spare), key=lambda i: any(row[i] not in ("", "0") for row in texts))
+    least = {i: min(widths[i], max(_LEAST, len(columns[i]))) for i in order if i not in numbers}
+    for i in order:
+        if _total(widths | {k: least[k] for k in least if k in widths}) <= room:
+            break
+        del widths[i]
+    for i in order:
+        if i in widths and i in least:
+            widths[i] = max(least[i], widths[i] - max(0, _total(widths) - room))
+    return widths
+
+
+def _total(widths: dict[int, int]) -> int:
+    return sum(widths.values()) + 2 * len(widths) - 1  # a blank after each, and one between two
 
 
 def fields(rows: Iterable[tuple[str, Any]]) -> None:

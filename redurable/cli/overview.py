@@ -52,7 +52,7 @@ def list_(context: typer.Context, url: Url = None, namespace: Namespace = None, 
         for q in found
     ]  # fmt: skip
     columns = ("queue", "queued", "running", "delayed", "waiting", "unknown", "suspects", "oldest", "workers")
-    table(columns, rows, "no queues yet")
+    table(columns, rows, "no queues yet", ("suspects", "unknown", "oldest", "delayed", "workers", "waiting", "queue"))
     for text, some in (
         ("it is paused: workers take nothing of it", [q for q in found if q.paused]),
         (
@@ -134,4 +134,5 @@ def workers(url: Url = None, namespace: Namespace = None, as_json: AsJson = Fals
          age(w.started), age(w.renewed), w.python)
         for w in found
     ]  # fmt: skip
-    table(("worker", "alive", "host", "pid", "queues", "running", "started", "renewed", "python"), rows, "no workers")
+    columns = ("worker", "alive", "host", "pid", "queues", "running", "started", "renewed", "python")
+    table(columns, rows, "no workers", ("python", "started", "pid", "host", "renewed", "queues"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -10,13 +11,19 @@ import typer
 
 from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import note, print_json, print_line, run
-from redurable.errors import ConfigurationError, IntentFailed, WaitTimeout
+from redurable.errors import ConfigurationError, IntentFailed, SessionBusy, WaitTimeout
 from redurable.model import Priority
 
-__all__ = ["send"]
+__all__ = ["json_of", "send", "split_label"]
 
-Session = Annotated[
-    str | None, typer.Option("--session", "-s", help="Session key: intents that share it run one at a time, in order.")
+_EXAMPLE = "redurable send QUEUE '{\"n\": 1}'"
+_WAYS = {"SESSION_BUSY": "with --on-busy queue", "SESSION_FULL": "raise --max-queued"}
+
+Key = Annotated[
+    str | None, typer.Option("--key", "-k", help="Session key: intents that share it run one at a time, in order.")
+]
+Once = Annotated[
+    str | None, typer.Option("--idempotency-key", help="Sent again with it, it returns the first intent's id.")
 ]
 OnBusy = Annotated[
     str, typer.Option("--on-busy", help="If the session is not free: queue, reject, interrupt or replace.")
@@ -29,10 +36,8 @@ def send(
         str, typer.Argument(metavar="QUEUE", help="A queue, or module:function: then the payload is checked first.")
     ],
     payload: Annotated[str | None, typer.Argument(metavar="[PAYLOAD | -]", help="JSON, or - for stdin.")] = None,
-    key: Annotated[
-        str | None, typer.Option("--key", "-k", help="Idempotency key: sent again, it returns the first intent's id.")
-    ] = None,
-    session: Session = None,
+    key: Key = None,
+    idempotency_key: Once = None,
     on_busy: OnBusy = "queue",
     max_queued: MaxQueued = None,
     delay: Annotated[float | None, typer.Option("--delay", min=0.0, help="Seconds before it may start.")] = None,
@@ -60,9 +65,9 @@ def send(
 
     [bold]redurable send myapp.handler '{"n": 1}' --wait --timeout 30[/bold]  prints the result
 
-    [bold]redurable send mail '{"to": "a@b.c"}' --key order-17 --delay 60 --label team=shop[/bold]
+    [bold]redurable send mail '{"to": "a@b.c"}' --idempotency-key order-17 --delay 60 --label team=shop[/bold]
 
-    [bold]redurable send chat '"hello"' --session customer-7 --max-queued 10[/bold]
+    [bold]redurable send chat '"hello"' --key customer-7 --max-queued 10[/bold]
 
     [bold]redurable send myapp.handler - < payload.json[/bold]
 
@@ -73,10 +78,11 @@ def send(
     """
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout goes with --wait")
-    to, value = _target(queue), payload_of(payload)
+    _check_line(key, on_busy, max_queued, delay)
+    to, value = _target(queue), json_of(payload, "the payload", _EXAMPLE)
     options = {
-        "idempotency_key": key, "delay": delay, "deadline": deadline, "priority": priority, "labels": _labels(label),
-        "key": session, "on_busy": on_busy, "max_queued": max_queued,
+        "idempotency_key": idempotency_key, "delay": delay, "deadline": deadline, "priority": priority,
+        "labels": _labels(label), "key": key, "on_busy": on_busy, "max_queued": max_queued,
     }  # fmt: skip
     run(_send(client_of(url, namespace), to, value, options, wait=wait, timeout=timeout, as_json=as_json))
 
@@ -85,7 +91,11 @@ async def _send(
     client: Any, to: Any, value: Any, options: dict[str, Any], *, wait: bool, timeout: float | None, as_json: bool
 ) -> None:
     async with client:
-        intent = await client.send(to, value, **options)
+        try:
+            intent = await client.send(to, value, **options)
+        except SessionBusy as busy:
+            busy.hint = f"send it later, or {_WAYS[busy.code]}"
+            raise
         if not wait:
             if as_json:
                 print_json({"id": intent})
@@ -130,24 +140,39 @@ def _target(queue: str) -> str | Callable[..., Any]:
     return load(queue, None, None)[0].function
 
 
-def payload_of(text: str | None) -> Any:
-    """Return what JSON text, or stdin for "-", holds; ConfigurationError if it is none."""
+def _check_line(key: str | None, on_busy: str, max_queued: int | None, delay: float | None) -> None:
+    """Refuse, in the words of the command line, what no session can be asked for."""
+    if on_busy == "queue" and max_queued is None:
+        return
+    if key is None:
+        raise ConfigurationError(
+            "--on-busy and --max-queued are about a session: give its key", hint="for example: --key customer-7"
+        )
+    if delay:
+        raise ConfigurationError(
+            "--delay goes with --on-busy queue alone, and without --max-queued",
+            hint="a delayed intent takes its place in line when it falls due, however long that is then",
+        )
+
+
+def json_of(text: str | None, what: str, example: str) -> Any:
+    """Return what JSON text, or stdin for "-", holds; a ConfigurationError that names *what* if it is none."""
     import json
 
     if text is None:
         return None
     try:
-        return json.loads(sys.stdin.read() if text == "-" else text, parse_constant=_no_number)
+        return json.loads(sys.stdin.read() if text == "-" else text, parse_constant=functools.partial(_no_number, what))
     except (json.JSONDecodeError, RecursionError) as error:  # its message does not quote the text, which may be secret
         raise ConfigurationError(
-            f"the payload is not JSON: {error}", code="BAD_ARGUMENT",
-            hint="quote it for the shell: redurable send QUEUE '{\"n\": 1}'; a text is '\"text\"'",
+            f"{what} is not JSON: {error}", code="BAD_ARGUMENT",
+            hint=f"quote it for the shell: {example}; a text is '\"text\"'",
         ) from None  # fmt: skip
 
 
-def _no_number(word: str) -> Any:
+def _no_number(what: str, word: str) -> Any:
     raise ConfigurationError(
-        f"the payload holds {word}, which is no JSON", code="BAD_ARGUMENT",
+        f"{what} holds {word}, which is no JSON", code="BAD_ARGUMENT",
         hint="JSON has no such number: send null or a text for it",
     )  # fmt: skip
 

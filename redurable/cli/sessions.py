@@ -73,7 +73,8 @@ def list_(
          "" if s.oldest_seconds is None else duration(s.oldest_seconds), s.names, s.bytes)
         for s in found
     ]  # fmt: skip
-    table(("queue", "key", "holder", "status", "waiting", "oldest", "names", "bytes"), rows, "no sessions")
+    table(("queue", "key", "holder", "status", "waiting", "oldest", "names", "bytes"), rows, "no sessions",
+          ("bytes", "names", "oldest", "queue", "key"))  # fmt: skip
     if len(found) == limit:
         note(f"the first {limit}; there may be more (--limit)")
 
@@ -119,7 +120,7 @@ def get(
         ("bytes", session.bytes or ""),
     ])  # fmt: skip
     if values:
-        table(("name", "value"), state.items(), "an empty state")
+        table(("name", "value"), state.items(), "an empty state", ("value",))
 
 
 def _done(as_json: bool, intent: str, answer: str) -> None:

@@ -47,7 +47,7 @@ def test_send_waits_and_prints_the_result(cli: Cli, worker: Running) -> None:
 
 
 def test_send_reads_stdin_and_labels_and_options(shell: Cli, cli: Cli, worker: Running) -> None:
-    words = ("--label", "team=shop", "-l", "x=1", "--priority", "high", "--deadline", "60", "--key", "once")
+    words = ("--label", "team=shop", "-l", "x=1", "--priority", "high", "--deadline", "60", "--idempotency-key", "once")
     first = shell("send", "sum", "-", *words, "--json", stdin="[5]").json["id"]
     assert shell("send", "sum", "-", *words, "--json", stdin="[5]").json["id"] == first
     info = cli("intents", "get", first, "--json").json
@@ -82,13 +82,23 @@ def test_send_to_a_function_checks_the_payload_first(cli: Cli, worker: Running) 
 def test_get_tells_all_of_an_intent(cli: Cli, worker: Running) -> None:
     intent = done(cli, "sum", "[1, 2]")
     info = cli("intents", "get", intent, "--json").json
-    assert set(info) == INTENT_FIELDS
+    assert set(info) == INTENT_FIELDS | {"result"}
     assert (info["status"], info["attempt"], info["step"]) == ("COMPLETED", 1, "double#1")
+    assert info["result"] == 6
     assert info["created"] <= info["started"] <= info["finished"]
     assert info["created"].endswith("Z")
     text = cli("intents", "get", intent).out
-    for word in ("status     COMPLETED", "last step  double#1", "finished", "ago)"):
+    for word in ("status     COMPLETED", "last step  double#1", "finished", "ago)", "result     6"):
         assert word in text
+
+
+def test_get_shows_a_long_result_whole_in_json_and_shortened_to_people(cli: Cli, worker: Running) -> None:
+    intent = done(cli, "charge", json.dumps({"secret": "fine" + "x" * 5000, "card": "visa"}))
+    assert cli("intents", "get", intent, "--json").json["result"][1] == "fine" + "x" * 5000
+    text = cli("intents", "get", intent).out
+    assert "…" in text
+    assert len(text) < 2000
+    assert cli("intents", "get", cli("send", "unserved").out.strip(), "--json").json["result"] is None
 
 
 def test_get_names_the_error_and_on_request_its_place(cli: Cli, worker: Running, tmp_path: Path) -> None:
@@ -398,8 +408,8 @@ def test_secrets_are_in_no_line(cli: Cli, worker: Running, start_worker: Callabl
     secret = "s3cr3t-payload"
     said: list[Said] = [cli("send", "nap", json.dumps(secret), "--wait", "--timeout", "20")]
     intent = done(cli, "nap", "0.01")
-    said += [cli("intents", "get", intent), cli("intents", "history", intent), cli("intents", "list")]
-    said += [cli("intents", verb, intent, "--json") for verb in ("get", "history", "watch")]
+    said += [cli("intents", "history", intent), cli("intents", "list"), cli("intents", "list", "--json")]
+    said += [cli("intents", verb, intent, "--json") for verb in ("history", "watch")]
     text = worker.log.read_text() + "".join(s.out + s.err for s in said)
     assert secret not in text
     assert SECRET not in text

@@ -214,8 +214,8 @@ def test_a_name_that_no_queue_can_have(cli: Cli) -> None:
 
 
 def test_an_idempotency_key_used_for_another_payload(cli: Cli) -> None:
-    assert cli("send", "unserved", "1", "--key", "k").code == 0
-    refused(cli("send", "unserved", "2", "--key", "k"), "IDEMPOTENCY_CONFLICT", "'k'", exit_code=1)
+    assert cli("send", "unserved", "1", "--idempotency-key", "k").code == 0
+    refused(cli("send", "unserved", "2", "--idempotency-key", "k"), "IDEMPOTENCY_CONFLICT", "'k'", exit_code=1)
 
 
 def test_a_wait_that_ends_before_its_intent(cli: Cli) -> None:

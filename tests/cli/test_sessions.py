@@ -1,4 +1,4 @@
-"""`redurable sessions` and `redurable send --session`, on a real worker; every wrong input of each."""
+"""`redurable sessions` and `redurable send --key`, on a real worker; every wrong input of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def client(redis_url: str) -> Iterator[sync.Client]:
 
 
 def sent(cli: Cli, queue: str, payload: str, key: str, *words: str) -> str:
-    return str(cli("send", queue, payload, "--session", key, "--json", *words).json["id"])
+    return str(cli("send", queue, payload, "--key", key, "--json", *words).json["id"])
 
 
 def until(cli: Cli, intent: str, *statuses: str) -> dict[str, Any]:
@@ -131,14 +131,12 @@ def test_a_head_that_runs_is_not_skipped(cli: Cli, client: sync.Client) -> None:
 
 def test_send_says_what_a_busy_session_answers(cli: Cli) -> None:
     first = sent(cli, "unserved", "1", "busy")
-    refused(
-        cli("send", "unserved", "2", "--session", "busy", "--on-busy", "reject"), "SESSION_BUSY", "'busy'", exit_code=1
-    )
-    refused(cli("send", "unserved", "2", "--session", "busy", "--max-queued", "0"), "SESSION_FULL", exit_code=1)
-    refused(cli("send", "unserved", "2", "--session", "busy", "--on-busy", "hope"), "BAD_ARGUMENT", exit_code=2)
+    refused(cli("send", "unserved", "2", "--key", "busy", "--on-busy", "reject"), "SESSION_BUSY", "'busy'", exit_code=1)
+    refused(cli("send", "unserved", "2", "--key", "busy", "--max-queued", "0"), "SESSION_FULL", exit_code=1)
+    refused(cli("send", "unserved", "2", "--key", "busy", "--on-busy", "hope"), "BAD_ARGUMENT", exit_code=2)
     refused(cli("send", "unserved", "2", "--on-busy", "reject"), "BAD_ARGUMENT", "key", exit_code=2)
-    refused(cli("send", "unserved", "2", "--session", ""), "BAD_ARGUMENT", exit_code=2)
-    assert cli("send", "unserved", "2", "--session", "busy", "--max-queued", "-1").code == 2
+    refused(cli("send", "unserved", "2", "--key", ""), "BAD_ARGUMENT", exit_code=2)
+    assert cli("send", "unserved", "2", "--key", "busy", "--max-queued", "-1").code == 2
     second = sent(cli, "unserved", "2", "busy", "--on-busy", "interrupt")
     assert until(cli, first, "CANCELED")["error"]["message"] == f"interrupted by {second}"
     cli("intents", "cancel", second)
