@@ -65,6 +65,7 @@ LEVELS: dict[str, int] = {
     "loop.failed": _ERROR,
     "process.ended": _DEBUG,
     "process.started": _DEBUG,
+    "queues.turned": _INFO,
     "recovery.failed": _WARNING,
     "renewal.failed": _WARNING,
     "server.doubtful": _WARNING,

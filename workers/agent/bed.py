@@ -101,10 +101,12 @@ class Bed:
 
     def _owner(self, port: int) -> int | None:
         """Return the worker process that has *port*; None if it died."""
-        for pid in self.pids():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if any(c.laddr and c.laddr.port == port for c in psutil.Process(pid).net_connections("tcp")):
-                    return pid
+        for _ in range(3):  # a process whose sockets change while they are listed may be missed
+            for pid in self.pids():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if any(c.laddr and c.laddr.port == port for c in psutil.Process(pid).net_connections("tcp")):
+                        return pid
+            time.sleep(0.05)
         return None
 
     # --- the fake server
@@ -148,6 +150,7 @@ class Bed:
                     self._control(stop=[found.place])
                     continue
                 os.kill(found.pid, signal.SIGKILL)
+                until(lambda gone=found.pid: gone not in self.pids())
                 left.discard(found.place)
                 yield found
 
