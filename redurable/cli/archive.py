@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from redurable.cli.common import AsJson, Namespace, Url, client_of
+from redurable.cli.common import AsJson, Namespace, Url, check_known, client_of
 from redurable.cli.output import note, print_json, print_line, run
 from redurable.errors import ConfigurationError, RedurableError
 from redurable.model import Status
@@ -59,6 +59,8 @@ def export(
             ids = intents or [
                 found.id for found in await client.list(queue=queue, status=status, label=pair, limit=_ALL)
             ]
+            if not ids and queue is not None:
+                await check_known(client, queue)
             for intent in ids:
                 print_json(await client.export(intent))
             return len(ids)

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from redurable.errors import NotFound
+
 if TYPE_CHECKING:
     from redurable.client import Client
 
-__all__ = ["PATIENCE", "Accept", "AsJson", "Namespace", "Url", "client_of"]
+__all__ = ["PATIENCE", "Accept", "AsJson", "Namespace", "Url", "check_known", "client_of"]
 
 PATIENCE = 10.0  # s that a command waits for a server that went away meanwhile
 
@@ -41,3 +43,13 @@ def client_of(url: str | None, namespace: str | None) -> Client:
     from redurable.client import Client
 
     return Client(url, namespace=namespace, patience=PATIENCE)
+
+
+async def check_known(client: Client, queue: str) -> None:
+    """Refuse a queue that neither an intent nor a worker has ever named."""
+    names = {q.name for q in await client.queues()} | {name for w in await client.workers() for name in w.queues}
+    if queue not in names and not await client.list(queue=queue, limit=1):  # a delayed intent makes no stream yet
+        raise NotFound(
+            f"there is no queue {queue!r}", code="QUEUE_NOT_FOUND",
+            hint=f"known are: {', '.join(sorted(names))}" if names else "nothing was sent to this namespace yet",
+        )  # fmt: skip

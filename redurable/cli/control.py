@@ -34,6 +34,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Count those that option
 Why = Annotated[str, typer.Option("--note", help="Why; it is kept with the intent.")]
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TELL_EVERY = 2.0
+_ENDED = {status.value for status in Status if status.final}
 
 
 def register(app: typer.Typer) -> None:
@@ -166,7 +167,8 @@ async def _each_id(
             if as_json:
                 print_json({"id": intent, "answer": answer})
             else:
-                print_line(f"{intent}  {answer}")
+                ended = answer in _ENDED and (answer != "CANCELED" or verb == "pause")
+                print_line(f"{intent}  already {answer}: nothing to {verb}" if ended else f"{intent}  {answer}")
 
 
 async def _many(

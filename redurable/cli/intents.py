@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from redurable.cli import answers, archive, control, entries
-from redurable.cli.common import AsJson, Namespace, Url, client_of
+from redurable.cli.common import AsJson, Namespace, Url, check_known, client_of
 from redurable.cli.output import age, fields, iso, moment, note, print_json, print_line, run, table
-from redurable.errors import CodecError, NotFound
+from redurable.errors import CodecError
 from redurable.model import IntentInfo, Status
 
 __all__ = ["app"]
@@ -167,7 +167,7 @@ def list_(
         async with client_of(url, namespace) as client:
             found = await client.list(queue=queue, status=status, label=pair, limit=limit)
             if not found and queue is not None:
-                await _known(client, queue)
+                await check_known(client, queue)
             return found
 
     found = run(work())
@@ -175,23 +175,22 @@ def list_(
         print_json([as_fields(info) for info in found])
         return
     rows = [
-        (i.id, i.queue, _status(i), i.attempt, i.step, age(i.created), age(i.finished), i.error.type if i.error else "")
+        (
+            i.id,
+            i.queue,
+            _status(i),
+            i.attempt,
+            i.step,
+            age(i.created),
+            age(i.finished),
+            i.error.type.rpartition(".")[2] if i.error else "",
+        )
         for i in found
     ]
     columns = ("id", "queue", "status", "attempt", "last step", "created", "finished", "error")
     table(columns, rows, "no intents", ("last step", "attempt", "finished", "created", "error", "queue"))
     if len(found) == limit:
         note(f"the first {limit}; there may be more (--limit)")
-
-
-async def _known(client: Any, queue: str) -> None:
-    """Refuse a queue that neither an intent nor a worker has ever named."""
-    names = {q.name for q in await client.queues()} | {name for w in await client.workers() for name in w.queues}
-    if queue not in names and not await client.list(queue=queue, limit=1):  # a delayed intent makes no stream yet
-        raise NotFound(
-            f"there is no queue {queue!r}", code="QUEUE_NOT_FOUND",
-            hint=f"known are: {', '.join(sorted(names))}" if names else "nothing was sent to this namespace yet",
-        )  # fmt: skip
 
 
 @app.command("history")

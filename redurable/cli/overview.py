@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from redurable.cli.common import AsJson, Namespace, Url, client_of
+from redurable.cli.common import AsJson, Namespace, Url, check_known, client_of
 from redurable.cli.output import age, duration, iso, note, print_json, print_line, run, table
-from redurable.errors import NotFound
 
 __all__ = ["queues", "workers"]
 
@@ -92,12 +91,7 @@ def resume(queue: Queue, url: Url = None, namespace: Namespace = None, as_json: 
 def _gate(client: Any, queue: str, closed: bool, as_json: bool) -> None:
     async def work() -> None:
         async with client:
-            names = {q.name for q in await client.queues()} | {n for w in await client.workers() for n in w.queues}
-            if queue not in names and not await client.list(queue=queue, limit=1):
-                raise NotFound(
-                    f"there is no queue {queue!r}", code="QUEUE_NOT_FOUND",
-                    hint=f"known are: {', '.join(sorted(names))}" if names else "nothing was sent here yet",
-                )  # fmt: skip
+            await check_known(client, queue)
             await (client.pause_queue(queue) if closed else client.resume_queue(queue))
 
     run(work())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -13,6 +13,7 @@ from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import note, print_json, print_line, run
 from redurable.errors import ConfigurationError, IntentFailed, SessionBusy, WaitTimeout
 from redurable.model import Priority
+from redurable.options import OnBusy as OnBusyWord
 
 __all__ = ["json_of", "send", "split_label"]
 
@@ -144,6 +145,8 @@ def _check_line(key: str | None, on_busy: str, max_queued: int | None, delay: fl
     """Refuse, in the words of the command line, what no session can be asked for."""
     if on_busy == "queue" and max_queued is None:
         return
+    if on_busy not in (ways := get_args(OnBusyWord)):
+        raise ConfigurationError(f"--on-busy is one of {', '.join(ways)}, not {on_busy!r}")
     if key is None:
         raise ConfigurationError(
             "--on-busy and --max-queued are about a session: give its key", hint="for example: --key customer-7"

@@ -72,9 +72,11 @@ async def info(store: Store, queue: str, key: str, *, line: int = 0) -> SessionI
     )
     ids, count, fields, size = [await part for part in parts]
     if not count and not fields:
+        failed = await last_failed(store, queue, key)
         raise NotFound(
-            f"queue {queue!r} has no session {key!r}", code="SESSION_NOT_FOUND",
-            hint="one without intents is there as long as its state is kept",
+            f"queue {queue!r} has no session {key!r} with open intents or a state", code="SESSION_NOT_FOUND",
+            hint=f"its intent {failed} FAILED; to continue it: redurable sessions retry {queue} {key}" if failed
+            else "one without intents is there as long as its state is kept",
         )  # fmt: skip
     names = [raw.decode() for raw in ids]
     heads = [mux.command("HMGET", store.keys_of(i).head(i), "status", "reason", "created") for i in names[:2]]

@@ -70,7 +70,8 @@ def test_export_chooses_by_ids_or_by_options(worker: Running, cli: Cli) -> None:
     assert cli("intents", "export", "--status", "NO").code == 2
     done = cli("intents", "export", "--status", "COMPLETED", "--queue", "sum")
     assert intent in [record["id"] for record in done.lines]
-    assert cli("intents", "export", "--queue", "no-such-queue").err == "0 exported\n"
+    assert cli("intents", "export", "--queue", "sum", "--status", "FAILED").err == "0 exported\n"
+    refused(cli("intents", "export", "--queue", "no-such-queue"), "QUEUE_NOT_FOUND", "'no-such-queue'", exit_code=1)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,8 @@ def test_get_shows_a_long_result_whole_in_json_and_shortened_to_people(cli: Cli,
     text = cli("intents", "get", intent).out
     assert "…" in text
     assert len(text) < 2000
+    assert cli("intents", "cancel", intent).out == f"{intent}  already COMPLETED: nothing to cancel\n"
+    assert cli("intents", "cancel", intent, "--json").json["answer"] == "COMPLETED"
     assert cli("intents", "get", cli("send", "unserved").out.strip(), "--json").json["result"] is None
 
 
@@ -233,6 +235,8 @@ def test_a_promise_is_resolved_and_who_did_it_is_in_the_history(cli: Cli, worker
         time.sleep(0.02)
     said = cli("intents", "resolve", intent, "approved", "maybe")
     assert (said.code, "BAD_ARGUMENT" in said.err) == (2, True)
+    assert "the value is not JSON" in said.err
+    assert "send" not in said.err
     said = cli("intents", "resolve", intent, "approved", '"maybe"')
     assert (said.code, "TYPE_MISMATCH" in said.err) == (2, True)
     said = cli("intents", "resolve", intent, "approved", "true", "--by", "ann", "--json")

@@ -82,6 +82,7 @@ def test_a_failed_one_is_retried(cli: Cli, worker: Running, tmp_path: Path) -> N
     path = tmp_path / "missing"
     intent = sent(cli, "fragile", f'"{path}"', "mended")
     until(cli, intent, "FAILED")
+    refused(cli("sessions", "get", "fragile", "mended"), "SESSION_NOT_FOUND", intent, "sessions retry fragile mended")
     path.touch()
     assert cli("sessions", "retry", "fragile", "mended").out == f"{intent}  RETRIED\n"
     until(cli, intent, "COMPLETED")
@@ -131,10 +132,22 @@ def test_a_head_that_runs_is_not_skipped(cli: Cli, client: sync.Client) -> None:
 
 def test_send_says_what_a_busy_session_answers(cli: Cli) -> None:
     first = sent(cli, "unserved", "1", "busy")
-    refused(cli("send", "unserved", "2", "--key", "busy", "--on-busy", "reject"), "SESSION_BUSY", "'busy'", exit_code=1)
-    refused(cli("send", "unserved", "2", "--key", "busy", "--max-queued", "0"), "SESSION_FULL", exit_code=1)
-    refused(cli("send", "unserved", "2", "--key", "busy", "--on-busy", "hope"), "BAD_ARGUMENT", exit_code=2)
-    refused(cli("send", "unserved", "2", "--on-busy", "reject"), "BAD_ARGUMENT", "key", exit_code=2)
+    refused(
+        cli("send", "unserved", "2", "--key", "busy", "--on-busy", "reject"),
+        "SESSION_BUSY",
+        "--on-busy queue",
+        exit_code=1,
+    )
+    refused(
+        cli("send", "unserved", "2", "--key", "busy", "--max-queued", "0"), "SESSION_FULL", "--max-queued", exit_code=1
+    )
+    refused(
+        cli("send", "unserved", "2", "--key", "busy", "--on-busy", "hope"),
+        "BAD_ARGUMENT",
+        "--on-busy is one of queue, reject",
+        exit_code=2,
+    )
+    refused(cli("send", "unserved", "2", "--on-busy", "reject"), "BAD_ARGUMENT", "--key", exit_code=2)
     refused(cli("send", "unserved", "2", "--key", ""), "BAD_ARGUMENT", exit_code=2)
     assert cli("send", "unserved", "2", "--key", "busy", "--max-queued", "-1").code == 2
     second = sent(cli, "unserved", "2", "busy", "--on-busy", "interrupt")
