@@ -20,7 +20,7 @@ from redurable.store.scripts import load
 from redurable.store.session import Session
 from redurable.store.store import Store
 
-__all__ = ["Lease", "sit"]
+__all__ = ["Lease", "canceling", "sit"]
 
 _record, _checkpoint, _park = load("record"), load("checkpoint"), load("park")
 _retry, _release, _settle, _note = load("retry"), load("release"), load("settle"), load("note")
@@ -204,6 +204,11 @@ class Lease(Asking):
             word = await self._mux.call(_settle_holder, self._keys.partition, (*places, *more), (*words, *told))
             if word != b"AGAIN":
                 return word
+
+
+async def canceling(lease: Lease) -> bool:
+    """Answer whether the intent of *lease* was asked to end, or its deadline has passed, since its first claim."""
+    return await lease._mux.command("HGET", lease.head, "canceling") is not None
 
 
 def sit(lease: Lease, key: str, shared: bool) -> None:

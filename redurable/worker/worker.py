@@ -27,7 +27,7 @@ from redurable import events
 from redurable.clock import monotonic, now_ms
 from redurable.config import Address, journal_limits, max_payload
 from redurable.errors import RedurableError
-from redurable.model import Reason, Status
+from redurable.model import Status
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.bodies import close_pools, thread_pool
 from redurable.runtime.handlers import HandlerSpec, Resources
@@ -52,6 +52,7 @@ from redurable.worker.retention import retention
 from redurable.worker.settings import Settings, new_worker_id
 from redurable.worker.timers import timers
 from redurable.worker.unheld import unheld
+from redurable.worker.unknown import put_down
 
 __all__ = ["Settings", "Worker", "new_worker_id"]
 
@@ -316,13 +317,11 @@ class Worker:
         spec = types.get(envelope.type)
         if spec is None and not envelope.type and len(types) == 1:
             spec = next(iter(types.values()))
-        if spec is None:
-            events.emit("intent.unknown_type", queue=lease.queue, type=envelope.type, intent=lease.id)
-            # put down for a while, uncounted: a worker that knows the type may take it then
-            await lease.park(lease.base, Reason.UNKNOWN_TYPE.value, now_ms() + 5000)
-            return
         if envelope.session:
             sit(lease, envelope.session, envelope.shared)
+        if spec is None:
+            await put_down(lease, envelope)
+            return
         attempt = Attempt(
             lease, spec, envelope, self.resources, limit=self.limit, journal=self.journal, vault=self.settings.vault
         )

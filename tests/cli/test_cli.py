@@ -10,9 +10,14 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import redis
 
+from redurable.model import StepDone, encode_entry
+from redurable.store.server import PrivateServer
 from redurable.sync import Client
 from tests.cli.app import SECRET
 from tests.cli.conftest import NAMESPACE, ROOT, Cli, Running, Said
@@ -305,6 +310,38 @@ def test_a_type_that_nobody_knows_shows_among_the_queues(cli: Cli, worker: Runni
         time.sleep(0.05)
     assert shown["waiting"] == {"UNKNOWN_TYPE": 1}
     assert worker.wait_for("intent.unknown_type")["intent"] == intent
+
+
+def test_what_nobody_knows_can_be_canceled_and_times_out_unless_a_handler_began_it(
+    cli: Cli, worker: Running, redis_url: str, server: PrivateServer
+) -> None:
+    def until(intent: str, field: str, value: str) -> dict[str, Any]:
+        end = time.monotonic() + 20
+        while (shown := cli("intents", "get", intent, "--json").json)[field] != value:
+            assert time.monotonic() < end, shown
+            time.sleep(0.05)
+        return dict(shown)
+
+    with Client(redis_url, namespace=NAMESPACE) as client:
+        canceled = client.send("nap", 1, type="strange", key="line")
+        behind = client.send("nap", 0.01, key="line")
+        begun = client.send("nap", 1, type="strange")
+        late = client.send("nap", 1, type="strange", deadline=4)
+    for intent in (canceled, begun, late):
+        until(intent, "reason", "UNKNOWN_TYPE")
+    with redis.Redis(unix_socket_path=server.socket) as link:
+        # as a worker that knew the type would have left it
+        link.rpush(
+            f"{NAMESPACE}:{{0}}:j:{begun}", encode_entry(StepDone("", "charge", 0, 0, b"", msgspec.Raw(b"\x01")))
+        )
+    assert cli("intents", "cancel", canceled, "--note", "not wanted").out == f"{canceled}  REQUESTED\n"
+    cli("intents", "cancel", begun)
+    assert until(canceled, "status", "CANCELED")["error"]["message"] == "not wanted"
+    assert until(late, "status", "TIMED_OUT")["error"]["code"] == "DEADLINE"
+    assert until(behind, "status", "COMPLETED")
+    # what it did may have to be undone, so it waits for one who can, or is killed
+    assert until(begun, "reason", "UNKNOWN_TYPE")["canceling"]
+    assert cli("intents", "kill", begun).out == f"{begun}  CANCELED\n"
 
 
 def test_a_paused_queue_is_shown_and_gives_nothing_until_it_is_resumed(cli: Cli, worker: Running) -> None:
