@@ -25,7 +25,7 @@ PACKAGE = ROOT / "redurable"
 # From the top down. A module may import its own floor and those below, lazily and for types too.
 FLOORS = (
     frozenset({"cli", "gateway", "telemetry", "testing", "integrations", "bench", "demo", "__main__"}),
-    frozenset({"client", "answers", "archive", "control", "reading", "sessions", "sync", "worker"}),
+    frozenset({"client", "answers", "archive", "blocking", "control", "reading", "sessions", "sync", "worker"}),
     frozenset({"runtime"}),
     frozenset({"journal", "store"}),
     frozenset(
