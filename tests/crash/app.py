@@ -12,10 +12,24 @@ import json
 import os
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from redurable import Retry, call, compensate, current, handler, promise, race, sleep, state, step
+from redurable import (
+    Retry,
+    call,
+    compensate,
+    continue_as_new,
+    current,
+    handler,
+    promise,
+    race,
+    sleep,
+    sleep_until,
+    state,
+    step,
+)
 from redurable.events import subscribe
 from tests.support.chain import chained
 
@@ -173,15 +187,16 @@ async def in_session(payload: dict[str, Any]) -> int:
 
 
 @step
-async def undo(name: str) -> None:
+async def undo(name: str, pause: float) -> None:
     note(f"undo:{name}")
+    await asyncio.sleep(pause)
 
 
 @handler(queue="tree", retry=Retry(attempts=3, first=0.01), max_delivery_attempts=20)
 async def tree(payload: dict[str, Any]) -> int:
     """A node with *width* children, down to depth 0; returns how many leaves there are below."""
     name, depth = payload["name"], payload["depth"]
-    compensate(undo, name)
+    compensate(undo, name, payload.get("pause", 0.0))
     await work(0, payload.get("pause", 0.0))
     if depth == 0:
         return int(await promise("leave", int)) if payload.get("waits") else 1
@@ -189,11 +204,48 @@ async def tree(payload: dict[str, Any]) -> int:
     return sum(await asyncio.gather(*(call(tree, child) for child in below)))
 
 
-@handler(queue="race", max_delivery_attempts=100)
-async def racing(payload: dict[str, Any]) -> str:
-    """A promise against a clock, then steps to be killed in; returns who won, each attempt leaves it in the ledger."""
-    won = await race(answer=promise("answer"), late=sleep(payload["late"]))
+@handler(queue="timed", max_delivery_attempts=20)
+async def timed(payload: dict[str, Any]) -> None:
+    """Sleeps until *due*, tells how late it woke, makes a step."""
+    await sleep_until(datetime.fromtimestamp(payload["due"], UTC))
+    note(f"woke:{time.time() - payload['due']:.6f}")
+    await turn(0.0)
+
+
+@handler(queue="hour")
+async def hour(payload: dict[str, Any]) -> None:
+    """Sleeps for an hour beside a step that waits for its gate."""
+    await asyncio.gather(sleep(3600), gated(99, payload["gate"]))
+
+
+@step(id=lambda n: str(n))
+async def over(n: int) -> bool:
+    note(f"on{n}")
+    await asyncio.sleep(0.2)
+    return (ROOM / "over").exists()
+
+
+@handler(queue="replayed", max_delivery_attempts=1000)
+async def replayed(payload: dict[str, Any]) -> str:
+    """A promise against a clock, then steps until the test is over; each attempt leaves the winner in the ledger."""
+    won = await race(answer=promise("answer", int), late=sleep(payload["late"]))
     note(f"won:{won.name}")
-    for n in range(payload["n"]):
-        await work(n, 0.02)
+    n = 0
+    while not await over(n):
+        n += 1
     return won.name
+
+
+@handler(queue="turns")
+async def turns(payload: dict[str, Any]) -> int:
+    """*n* turns more, a step in each; returns how many there were."""
+    await turn(0.0)
+    if payload["n"] > 1:
+        continue_as_new({"n": payload["n"] - 1, "done": payload["done"] + 1})
+    return int(payload["done"]) + 1
+
+
+@handler(queue="asks")
+async def asks(payload: None) -> int:
+    """Waits for a promise that nobody keeps."""
+    return await promise("never", int)

@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redurable.store.server import PrivateServer
@@ -32,8 +32,12 @@ class Drill:
     pace: float
     pause: float
     concurrency: int
-    seed: int
     within: float
+    seed: int = 0
+
+    def with_(self, **changes: int) -> Drill:
+        """Return the drill with some of it changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]  # the fields that are numbers
 
 
 def _alive(fleet: Fleet, gone: set[int]) -> list[int]:

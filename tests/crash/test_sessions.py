@@ -1,7 +1,7 @@
 """
 Sessions under SIGKILL. This is the quick size; the full one (500 sessions of 40 intents) is its own command:
 
-    uv run python -m tests.crash --sessions
+    uv run python -m tests.crash sessions
 """
 
 from __future__ import annotations

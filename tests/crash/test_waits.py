@@ -1,129 +1,98 @@
 """
-Waits under kill -9: children once each, outcomes once each, one winner of a race whoever looks at it.
+Waits under kill -9: children once each, outcomes once each, timers once and on time, one winner of a race.
 
-The quick size; larger trees with `-m soak`.
+These are the quick sizes; the full ones are commands of their own:
+
+    uv run python -m tests.crash trees | cancel | timers | races
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import random
-import signal
-from collections import Counter
+import json
 from typing import Any
 
 import pytest
 
-from redurable.model import Arrived, Called, Entry, Status, StepDone
+from redurable.model import TimerSet
+from tests.crash.branching import cancel_drill, tree_drill
+from tests.crash.killing import Drill
+from tests.crash.timing import race_drill, timer_drill
 from tests.support.fleet import Fleet, until
-from tests.support.invariants import check_all
 
 pytestmark = [pytest.mark.anyio, pytest.mark.crash]
 
 
-async def strike(fleet: Fleet, kills: int, seed: int, pause: float = 0.4) -> None:
-    """Kill a process at a time, at a moment that it cannot know, and start another."""
-    dice = random.Random(seed)
-    gone: set[int] = set()
-    for _ in range(kills):
-        await asyncio.sleep(pause * (0.5 + dice.random()))
-        alive = await until(lambda: [e["pid"] for e in fleet.events("worker.started") if e["pid"] not in gone], 20)
-        victim = dice.choice(alive)
-        os.kill(victim, signal.SIGKILL)
-        gone.add(victim)
-        await fleet.start()
+def told(figures: dict[str, Any]) -> dict[str, Any]:
+    """Print *figures*, for who looks at a failure, and return them."""
+    print(json.dumps(figures))
+    return figures
 
 
-async def journals(fleet: Fleet) -> dict[str, list[Entry]]:
-    """Return the journal of every intent."""
-    found = await fleet.client.list(limit=100_000)
-    return {i.id: [entry for _, entry in await fleet.client.history(i.id)] for i in found}
+async def test_a_tree_of_children_is_started_once_and_heard_once_whatever_dies() -> None:
+    plan = Drill(5, 2, 4, pace=0.1, pause=0.6, concurrency=100, seed=3, within=50)
+    figures = told(await tree_drill(plan))
+    assert figures["intents"] == 31
+    assert figures["kills"] > 0
 
 
-def heard_once(found: dict[str, list[Entry]]) -> None:
-    """Assert that every child was called once, by one parent, and heard once by it."""
-    called: Counter[str] = Counter()
-    for intent, entries in found.items():
-        mine = [e.child for e in entries if isinstance(e, Called)]
-        called.update(mine)
-        heard = [e.key for e in entries if isinstance(e, Arrived) and "#" not in e.key]
-        assert len(heard) == len(set(heard)), f"{intent} heard a child twice"
-        assert set(heard) <= set(mine)
-    assert max(called.values()) == 1
-    assert set(called) <= set(found)
+async def test_a_cancel_at_the_root_leaves_nothing_open_and_undoes_each_once() -> None:
+    plan = Drill(4, 2, 3, pace=0.1, pause=0.5, concurrency=100, seed=5, within=40)
+    figures = told(await cancel_drill(plan))
+    assert figures["intents"] == 21
+    assert figures["kills"] > 0
 
 
-async def quiet(fleet: Fleet) -> None:
-    """Return when nothing is open and nobody owes anything."""
-
-    async def over() -> bool:
-        store = await fleet.store()
-        owed = sum([await store.mux.command("ZCARD", keys.timers) for keys in store.keys])
-        return not owed and all(i.status.final for i in await fleet.client.list(limit=100_000))
-
-    await until(over, 40, 0.1)
+async def test_timers_fire_once_whoever_dies() -> None:
+    plan = Drill(300, 3, 2, pace=0.0, pause=0.0, concurrency=100, seed=2, within=40)
+    figures = told(await timer_drill(plan))
+    assert figures["kills"] == 2
+    assert figures["late p50 ms"] < 500  # on a crowded machine; a lost wake-up would cost seconds
 
 
-async def grown(fleet: Fleet, kills: int, **payload: Any) -> None:
-    await fleet.start(3)
-    root = await fleet.client.send("tree", {"name": "r", **payload})
-    await asyncio.gather(strike(fleet, kills, seed=3), fleet.client.wait_for(root, 50))
-    leaves = payload["width"] ** payload["depth"]
-    assert await fleet.client.wait_for(root) == leaves
-    await quiet(fleet)
-    found = await journals(fleet)
-    assert len(found) == sum(payload["width"] ** n for n in range(payload["depth"] + 1))
-    heard_once(found)
-    assert sum(isinstance(e, Arrived) for entries in found.values() for e in entries) == len(found) - 1
-    await fleet.reap()
-    assert await check_all(await fleet.store()) == {"COMPLETED": len(found)}
+async def test_a_race_has_the_winner_it_had_however_often_it_is_replayed() -> None:
+    plan = Drill(6, 0, 2, pace=0.0, pause=0.0, concurrency=100, within=50)
+    assert told(await race_drill(plan))["replays of each, at least"] >= 2
 
 
-async def test_a_tree_of_children_is_started_once_and_heard_once_whatever_dies(fleet: Fleet) -> None:
-    await grown(fleet, 4, width=5, depth=2, pause=0.05)
+async def test_a_timer_of_an_hour_keeps_its_due_time_through_the_deaths_of_workers_and_server(
+    lone_fleet: Fleet,
+) -> None:
+    (worker,) = await lone_fleet.start()
+    intent = await lone_fleet.client.send("hour", {"gate": "hour"})
+    await lone_fleet.line(intent, "gated99")
 
+    async def due() -> int:
+        entries = [entry for _, entry in await lone_fleet.client.history(intent)]
+        (timer,) = [e for e in entries if isinstance(e, TimerSet)]
+        return timer.due
 
-@pytest.mark.soak
-@pytest.mark.timeout(900)
-async def test_a_larger_tree_too(fleet: Fleet) -> None:
-    await grown(fleet, 20, width=20, depth=2, pause=0.1)
+    async def parked() -> bool:
+        return (await lone_fleet.client.get(intent)).wake is not None
 
+    set_at = await due()
+    worker.kill()  # while the timer waits in the process, beside a step
+    await lone_fleet.start()
+    await lone_fleet.line(intent, "gated99", count=2)
+    lone_fleet.open("hour")
+    await until(parked, 20)
+    assert (await lone_fleet.client.get(intent)).wake == set_at
+    for process in lone_fleet.processes:
+        process.popen.kill()
+    lone_fleet.server.kill()
+    lone_fleet.server.restart()
+    await lone_fleet.start()
+    store = await lone_fleet.store()
+    keys = store.keys_of(intent)
+    assert await store.mux.command("HGET", keys.head(intent), "wake") == str(set_at).encode()
+    assert await store.mux.command("ZSCORE", keys.timers, intent) == str(set_at).encode()
+    assert await due() == set_at
+    await store.wake(intent)  # a look too early: it finds that it is, and waits on
+    await until(lambda: lone_fleet.client.get(intent), 5)
 
-async def test_a_cancel_at_the_root_leaves_nothing_open_and_undoes_each_once(fleet: Fleet) -> None:
-    await fleet.start(3)
-    root = await fleet.client.send("tree", {"name": "r", "width": 4, "depth": 2, "waits": True})
+    async def waits_again() -> bool:
+        found = await lone_fleet.client.get(intent)
+        return found.attempt >= 3 and found.wake is not None
 
-    async def waiting() -> bool:
-        found = await fleet.client.list(limit=1000)
-        return len(found) == 21 and all(i.status is Status.WAITING for i in found)
-
-    await until(waiting, 30, 0.05)
-    await fleet.client.cancel(root)
-    await strike(fleet, 3, seed=5, pause=0.1)
-    await quiet(fleet)
-    found = await journals(fleet)
-    heard_once(found)
-    for intent, entries in found.items():
-        undone = [e for e in entries if isinstance(e, StepDone) and e.name == "undo"]
-        assert len(undone) == 1, f"{intent} was undone {len(undone)} times"
-    await fleet.reap()
-    assert await check_all(await fleet.store()) == {"CANCELED": 21}
-
-
-@pytest.mark.parametrize("winner", ["answer", "late"])
-async def test_a_race_replayed_after_kills_has_one_winner(fleet: Fleet, winner: str) -> None:
-    await fleet.start(2)
-    late = 60 if winner == "answer" else 1.1
-    ids = await fleet.client.send_many("race", [{"late": late, "n": 100}] * 10)
-    if winner == "answer":
-        await asyncio.gather(*(fleet.client.resolve(i, "answer", 1) for i in ids))
-    # from here on all of them have some seconds of work
-    await until(lambda: sum(line.step == f"won:{winner}" for line in fleet.ledger()) >= len(ids), 20)
-    _, *results = await asyncio.gather(
-        strike(fleet, 4, seed=9, pause=0.1), *(fleet.client.wait_for(i, 50) for i in ids)
-    )
-    assert results == [winner] * len(ids)
-    seen = Counter(line.step for line in fleet.ledger() if line.step.startswith("won:"))
-    assert set(seen) == {f"won:{winner}"}
-    assert seen[f"won:{winner}"] > len(ids), "no kill made anybody look again"
+    await until(waits_again, 20)
+    assert (await lone_fleet.client.get(intent)).wake == set_at
+    assert await due() == set_at
