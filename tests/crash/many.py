@@ -5,6 +5,7 @@ Very many of one thing: turns of one intent, and intents that are cancelled by o
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -89,6 +90,7 @@ async def bulk_drill(plan: Drill) -> dict[str, Any]:
     """
     half = plan.intents // 2
     with PrivateServer(args=("--slowlog-log-slower-than", str(_SLOW_US), "--slowlog-max-len", "1000")) as server:
+        alone = _first(server.pid)
         async with Fleet(server) as fleet:
             await fleet.start(concurrency=plan.concurrency)
             client, store = fleet.client, await fleet.store()
@@ -105,12 +107,13 @@ async def bulk_drill(plan: Drill) -> dict[str, Any]:
             slow["dry run"] = await _slow(store)
             calls = [await _calls(store)]
             bystander = _bystander(server.url)
+            _first(bystander.pid)
             asked = time.monotonic()
             done = await client.each("cancel", older_than=0)
             took = time.monotonic() - asked
             assert done.chosen == sum(done.answers.values()) == 2 * half
             assert done.answers == {"CANCELED": half, "REQUESTED": half}
-            await until(lambda: _none_open(fleet), plan.within, 0.2)
+            await until(lambda: _ended(store, 2 * half), plan.within, 0.1)
             ended = time.monotonic() - asked
             waited = (await asyncio.to_thread(bystander.communicate))[0].split()
             calls.append(await _calls(store))
@@ -123,6 +126,7 @@ async def bulk_drill(plan: Drill) -> dict[str, Any]:
         "dry run s": round(counted, 2),
         "asked of all s": round(took, 2),
         "all ended s": round(ended, 2),
+        "the server went before all others": alone,
         "commands": calls[1] - calls[0],
         f"commands over {_SLOW_US / 1000:g} ms": slow,
         "a bystander's call, ms": dict(zip(("p50", "p99", "max"), map(float, waited), strict=True)),
@@ -133,8 +137,8 @@ async def _waits(fleet: Fleet, intent: str) -> bool:
     return (await fleet.client.get(intent)).status is Status.WAITING
 
 
-async def _none_open(fleet: Fleet) -> bool:
-    return not (await fleet.client.each("cancel", queue="asks", dry_run=True)).chosen
+async def _ended(store: Store, count: int) -> bool:
+    return bool(await store.mux.command("ZCARD", store.keys[0].failed) == count)
 
 
 async def _calls(store: Store) -> int:
@@ -142,15 +146,24 @@ async def _calls(store: Store) -> int:
     return sum(int(line.split("calls=", 1)[1].split(",", 1)[0]) for line in text.splitlines() if "calls=" in line)
 
 
-async def _slow(store: Store) -> dict[str, list[float]]:
-    """Return the ms of the slow commands since the last look, by command or script."""
+async def _slow(store: Store) -> dict[str, str]:
+    """Return how many slow commands there were since the last look, and the longest, by command or script."""
     names = {script.sha: f"script {name}" for name, script in load_all().items()}
     found: dict[str, list[float]] = {}
     for _, _, micros, words, *_ in await store.mux.command("SLOWLOG", "GET", -1):
-        name = names.get(words[1]) if len(words) > 1 else None
-        found.setdefault(name or b" ".join(words)[:60].decode(errors="replace"), []).append(micros / 1000)
+        name = names.get(words[1] if len(words) > 1 else b"") or words[0].decode().upper()
+        found.setdefault(name, []).append(micros / 1000)
     await store.mux.command("SLOWLOG", "RESET")
-    return found
+    return {name: f"{len(took)}, at most {max(took):.1f} ms" for name, took in found.items()}
+
+
+def _first(pid: int) -> bool:
+    """Let a process go before all others; whether the system lets us. Its times are then those of its own work."""
+    try:
+        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
+    except (AttributeError, PermissionError):
+        return False
+    return True
 
 
 def _bystander(url: str) -> subprocess.Popen[str]:
