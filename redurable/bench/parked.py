@@ -1,4 +1,4 @@
-"""Intents that wait for a promise: what each costs in Redis, how fast all are woken, and how soon one is."""
+"""Intents that wait for a promise: what each costs in Redis and at rest, how fast all are woken, how soon one is."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from redurable.store.keys import Keys
 __all__ = ["parked"]
 
 _WAVE = 500
+_WARM = 5000
 
 
 async def parked(run: Run) -> list[Row]:
     """Park many, measure, wake all; then wake them one by one, each when nothing else runs."""
-    count = run.sizes.parked
+    count, rest = run.sizes.parked, run.sizes.rest
     rates: list[float] = []
-    async with run.at_work("waits") as stage:
+    async with run.at_work("waits", within=120 + count / 200 + 3 * rest) as stage:
         # a process grows until its allocator has what it needs at a time
-        await _wake(run, stage, await _park(run, stage, count // 2))
+        await _wake(run, stage, await _park(run, stage, min(_WARM, count // 2)))
+        without = await _calls_at_rest(run, rest)
         empty = await used(run)
         resident = stage.workers.rss()
         ids = await _park(run, stage, count)
         each = (await used(run) - empty) / count - len(msgspec.msgpack.encode(PAYLOAD))
+        calls = await _calls_at_rest(run, rest)
         grown = (stage.workers.rss() - resident) / 2**20
         floors = [await run.floor_rate()]
         rates.append(await _wake(run, stage, ids))
@@ -36,10 +39,20 @@ async def parked(run: Run) -> list[Row]:
     return [
         row("Redis bytes a parked intent, beside its payload", "B", [each], target=at_most(1228.8)),
         row(f"worker memory grown by {count:,} parked", "MiB", [grown], target=at_most(5.0)),
+        row("server calls of an idle worker a minute, nothing parked", "", [without], target=at_most(100.0)),
+        row(f"server calls of an idle worker a minute, {count:,} parked", "", [calls], target=at_most(100.0)),
         row("woken to settled, one worker process", "/s", rates, floors, at_least(5000.0)),
         row("resolve to the handler running again, p50", "ms", [percentile(took, 0.5)], target=at_most(2.0)),
         row("resolve to the handler running again, p99", "ms", [percentile(took, 0.99)]),
     ]
+
+
+async def _calls_at_rest(run: Run, seconds: float) -> float:
+    """Return how many commands a minute the server is asked, from scripts too, while there is nothing to do."""
+    await asyncio.sleep(min(seconds, 10.0))  # a worker that just had work looks closely for a while
+    before = await run.counts()
+    await asyncio.sleep(seconds)
+    return sum((await run.counts()).since(before).commands.values()) * 60 / seconds
 
 
 async def _park(run: Run, stage: Stage, count: int) -> list[str]:

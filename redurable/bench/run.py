@@ -17,12 +17,12 @@ from redurable.bench.floor import Floor
 from redurable.bench.report import percentile
 from redurable.client import Client
 
-__all__ = ["QUICK", "Counts", "Drained", "Run", "Sizes", "Stage", "drain"]
+__all__ = ["FULL", "QUICK", "Counts", "Drained", "Run", "Sizes", "Stage", "drain"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of each a repeat does."""
+    """How much of each a repeat does; *rest* is for how many seconds nothing is done."""
 
     floor: int = 20_000
     long_intents: int = 400
@@ -34,15 +34,17 @@ class Sizes:
     sends: int = 3_000
     kept: int = 10_000
     parked: int = 20_000
+    rest: float = 12.0
     kills: int = 3
     freezes: int = 2
 
 
 QUICK = Sizes(
     floor=10_000, long_intents=200, intents=3_000, sequential=1_000, calls=200, bulk=10_000, sends=1_500, kept=3_000,
-    parked=5_000,
+    parked=5_000, rest=6.0,
     kills=1, freezes=0,
 )  # fmt: skip
+FULL = Sizes(parked=100_000, rest=60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +131,14 @@ class Run:
         )
 
     @contextlib.asynccontextmanager
-    async def at_work(self, handler: str, processes: int = 1) -> AsyncIterator[Stage]:
-        """A client and a worker that serves *handler*, in a namespace of their own."""
+    async def at_work(
+        self, handler: str, processes: int = 1, *, metrics: bool = False, within: float = 120.0
+    ) -> AsyncIterator[Stage]:
+        """A client and a worker that serves *handler*, in a namespace of their own, for *within* seconds at most."""
         async with (
             self.bed.namespace() as namespace,
-            self.bed.workers(namespace, handler, processes=processes) as workers,
-            asyncio.timeout(120),
+            self.bed.workers(namespace, handler, processes=processes, metrics=metrics) as workers,
+            asyncio.timeout(within),
             Client(self.bed.url, namespace=namespace) as client,
         ):
             yield Stage(client, workers, namespace)

@@ -46,6 +46,7 @@ SCENARIOS: dict[str, Scenario] = {
     "latency": latency.idle,
     "memory": memory.memory,
     "parked": parked.parked,
+    "metrics": throughput.metrics,
     "two-processes": throughput.two_processes,
     "recovery": recovery.recovery,
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from redurable.bench.app import PAYLOAD
 from redurable.bench.report import Row, Target, at_least, at_most, row
 from redurable.bench.run import Drained, Run, drain
 
-__all__ = ["noop", "one_step", "steps", "two_processes"]
+__all__ = ["metrics", "noop", "one_step", "steps", "two_processes"]
 
 
 async def steps(run: Run) -> list[Row]:
@@ -51,6 +53,27 @@ async def one_step(run: Run) -> list[Row]:
 async def two_processes(run: Run) -> list[Row]:
     """No-op intents drained by a worker of two processes."""
     return (await _drains(run, "bench.noop", "no-op intents, --processes 2", None, processes=2))[:1]
+
+
+async def metrics(run: Run) -> list[Row]:
+    """What counting costs a worker: the same drained by turns by two workers, of which one serves metrics."""
+    sizes = run.sizes
+    return [
+        await _counted(run, "steps", "bench.steps", [sizes.steps] * sizes.long_intents, sizes.steps, "step"),
+        await _counted(run, "noop", "bench.noop", [PAYLOAD] * sizes.intents, 1, "no-op intent"),
+    ]
+
+
+async def _counted(run: Run, handler: str, queue: str, payloads: list[Any], units: int, what: str) -> Row:
+    """Return the CPU of the worker that counts beside that of the one that does not, *units* of *what* an intent."""
+    costs: dict[bool, list[float]] = {False: [], True: []}
+    async with run.at_work(handler) as plain, run.at_work(handler, metrics=True) as counting:
+        for n in range(1 + 2 * run.repeat):
+            for on in ((False, True), (True, False))[n % 2]:  # the machine's moods fall on both alike
+                done = await drain(run, counting if on else plain, queue, payloads)
+                if n and done.work.worker_cpu is not None:  # the first pair warms
+                    costs[on].append(done.work.worker_cpu / done.count / units * 1e6)
+    return row(f"worker CPU a {what} with metrics, beside without", "us", costs[True] or [0.0], costs[False] or None)
 
 
 async def _drains(run: Run, queue: str, name: str, target: Target | None, processes: int = 1) -> list[Row]:

@@ -9,6 +9,7 @@ import typer
 
 from redurable.cli.common import AsJson, Url
 from redurable.cli.output import fields, note, print_json, table
+from redurable.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from redurable.bench.suite import Report
@@ -23,13 +24,17 @@ def bench(
         typer.Option("--repeat", "-r", min=1, max=100, help="How often each is measured. Default: 5; --quick: 2."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Less of everything: a rough look in half a minute.")] = False,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="As much as is promised: 100,000 parked intents, minutes of rest beside them."),
+    ] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
             "--only",
             metavar="NAME",
             help="Only these, with commas or repeated: floor steps noop one-step sequential send latency memory "
-            "two-processes recovery.",
+            "parked metrics two-processes recovery.",
         ),
     ] = None,
     as_json: AsJson = False,
@@ -41,6 +46,8 @@ def bench(
 
     [bold]redurable bench --quick[/bold]  a rough look
 
+    [bold]redurable bench --full --only parked[/bold]  what 100,000 parked intents cost, awake and at rest, some minutes
+
     [bold]redurable bench --only steps,noop --url redis://db:6379[/bold]  two scenarios on a server of yours
 
     Workers are real `redurable worker` processes. Every figure is the median of its repeats, and stands beside the
@@ -51,11 +58,16 @@ def bench(
     Exit code 0 whatever the figures are. JSON: machine, repeat, quick, took (s), rows by scenario: name, value, unit,
     runs, floor, ratio, target, reached (1 = all of the target), verdict (ok, below, null), detail.
     """
+    from redurable.bench.run import FULL
     from redurable.bench.suite import chosen, measure
 
+    if quick and full:
+        raise ConfigurationError("--quick and --full exclude each other", hint="leave one of them out")
     names = chosen(only or ())
     times = repeat or (2 if quick else 5)
-    report = measure(url, names, repeat=times, quick=quick, sizes=None, note=_quiet if as_json else note)
+    report = measure(
+        url, names, repeat=times, quick=quick, sizes=FULL if full else None, note=_quiet if as_json else note
+    )
     if as_json:
         print_json(asdict(report))
     else:

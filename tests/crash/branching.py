@@ -93,15 +93,21 @@ async def strike_while(fleet: Fleet, plan: Drill, going: asyncio.Future[Any]) ->
     """Kill a process at a time, at a moment that it cannot know, and start another; at most until *going* is done."""
     dice = random.Random(plan.seed)
     gone: set[int] = set()
+
+    def enough() -> list[int]:
+        alive = [e["pid"] for e in fleet.events("worker.started") if e["pid"] not in gone]
+        return alive if len(alive) >= _WORKERS - 1 else []
+
     while len(gone) < plan.kills:
         await asyncio.wait([going], timeout=plan.pace * (0.5 + dice.random()))
+        victims = await until(enough, 30)
         if going.done():
             break
-        alive = await until(lambda: [e["pid"] for e in fleet.events("worker.started") if e["pid"] not in gone], 20)
-        victim = dice.choice(alive)
+        victim = dice.choice(victims)
         os.kill(victim, signal.SIGKILL)
         gone.add(victim)
-        await fleet.start(concurrency=plan.concurrency)
+        fleet.spawn(concurrency=plan.concurrency)
+    await fleet.serving({p.pid for p in fleet.processes if p.pid not in gone})
     return len(gone)
 
 

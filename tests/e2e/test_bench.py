@@ -18,7 +18,7 @@ from redurable.store.private import PrivateServer
 
 TINY = Sizes(
     floor=400, long_intents=10, steps=5, intents=200, sequential=50, calls=20, bulk=500, sends=50, kept=200,
-    parked=200, kills=1,
+    parked=200, rest=0.5, kills=1,
     freezes=0,
 )  # fmt: skip
 
@@ -116,6 +116,18 @@ asyncio.run(main())
 """
 
 
+def test_parked_intents_are_counted_weighed_and_woken_and_metrics_are_paid_for() -> None:
+    report = tiny(None, "parked", "metrics")
+    found = {figure.name: figure for figure in report.rows["parked"]}
+    assert len(found) == 7
+    assert 0 < found["Redis bytes a parked intent, beside its payload"].value < 5000
+    assert found["server calls of an idle worker a minute, 200 parked"].target == "<= 100 "
+    for figure in report.rows["metrics"]:
+        assert figure.value > 0
+        assert figure.ratio is not None
+        assert len(figure.runs) == 2
+
+
 def test_recovery_is_timed_from_the_kill() -> None:
     report = tiny(None, "recovery")
     by_parent, by_peers = report.rows["recovery"]
@@ -146,6 +158,7 @@ def test_people_get_a_table_and_the_versions() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--full",), "--quick and --full exclude each other [BAD_ARGUMENT]"),
         (("--only", "speed"), "there is no scenario 'speed' [BAD_ARGUMENT]"),
         (("--url", "http://x", "--only", "floor"), "[BAD_URL]"),
         (("--url", "redis://127.0.0.1:1", "--only", "floor"), "[STORE_UNAVAILABLE]"),
