@@ -73,7 +73,7 @@ async def _counted(run: Run, handler: str, queue: str, payloads: list[Any], unit
                 done = await drain(run, counting if on else plain, queue, payloads)
                 if n and done.work.worker_cpu is not None:  # the first pair warms
                     costs[on].append(done.work.worker_cpu / done.count / units * 1e6)
-    return row(f"worker CPU a {what} with metrics, beside without", "us", costs[True] or [0.0], costs[False] or None)
+    return row(f"worker CPU a {what} with metrics, beside without", "us", costs[True] or [0.0], costs[False])
 
 
 async def _drains(run: Run, queue: str, name: str, target: Target | None, processes: int = 1) -> list[Row]:
