@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from redurable.runtime.handlers import Depends, handler, lifespan
     from redurable.runtime.promises import Promise, promise
     from redurable.runtime.race import Winner, race
+    from redurable.runtime.scheduling import schedule
     from redurable.runtime.state import state
     from redurable.runtime.steps import step
     from redurable.runtime.turns import continue_as_new
@@ -119,6 +120,7 @@ __all__ = [
     "race",
     "random",
     "run",
+    "schedule",
     "send",
     "sleep",
     "sleep_until",
@@ -148,6 +150,7 @@ _HOMES = {
     "redurable.runtime.handlers": "Depends handler lifespan",
     "redurable.runtime.promises": "Promise promise",
     "redurable.runtime.race": "Winner race",
+    "redurable.runtime.scheduling": "schedule",
     "redurable.runtime.state": "state",
     "redurable.runtime.steps": "step",
     "redurable.runtime.turns": "continue_as_new",

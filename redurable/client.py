@@ -31,6 +31,7 @@ from redurable.options import SendOptions
 from redurable.reading import Connected, Reading
 from redurable.runtime.handlers import spec_of
 from redurable.runtime.sending import accepted, submit
+from redurable.schedules import Schedules
 from redurable.sessions import Sessions, SessionState
 from redurable.store.address import address_of
 from redurable.store.scripts import CHUNK
@@ -55,6 +56,7 @@ class Client(Reading, Archive, Answers, Control):
             "module:attribute"; by default REDURABLE_CODEC, then none.
 
     Attributes:
+        schedules: What is sent by the clock; see `redurable.schedules.Schedules`.
         sessions: What operators see of sessions and do to their heads; see `redurable.sessions.Sessions`.
     """
 
@@ -75,6 +77,7 @@ class Client(Reading, Archive, Answers, Control):
         self._owner: tuple[int, int] = (0, 0)
         self._opening: asyncio.Lock | None = None
         self.sessions = Sessions(self._store)
+        self.schedules = Schedules(self._store, self._vault)
 
     async def __aenter__(self) -> Client:
         await self._open()

@@ -59,7 +59,8 @@ class Client(Operating):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._lock = threading.Lock()
-        self.sessions: Any = _Blocking(self._client.sessions, self._wait)
+        self.sessions = _Blocking(self._client.sessions, self._wait)
+        self.schedules = _Blocking(self._client.schedules, self._wait)
         self.state: Callable[[str, str], Any] = lambda queue, key: _Blocking(self._client.state(queue, key), self._wait)
 
     def __enter__(self) -> Client:
@@ -175,8 +176,7 @@ class _Blocking:
     """The methods of *target*, each of which waits."""
 
     def __init__(self, target: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        self._target = target
-        self._wait = wait
+        self._target, self._wait = target, wait
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._target, name)

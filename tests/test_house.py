@@ -25,14 +25,17 @@ PACKAGE = ROOT / "redurable"
 # From the top down. A module may import its own floor and those below, lazily and for types too.
 FLOORS = (
     frozenset({"cli", "gateway", "telemetry", "testing", "integrations", "bench", "demo", "__main__"}),
-    frozenset({"client", "answers", "archive", "blocking", "control", "reading", "sessions", "sync", "worker"}),
+    frozenset({
+        "client", "answers", "archive", "blocking", "control", "reading", "schedules", "sessions", "sync", "worker",
+    }),
     frozenset({"runtime"}),
     frozenset({"journal", "store"}),
-    frozenset(
-        {"codec", "codecs", "retry", "clock", "events", "config", "forms", "options", "portable", "spans", "tasks"}
-    ),
+    frozenset({
+        "codec", "codecs", "retry", "clock", "events", "config", "forms", "options", "portable", "spans", "tasks",
+        "ticks",
+    }),
     frozenset({"errors", "model", "ids"}),
-)
+)  # fmt: skip
 STRANGERS = frozenset({("journal", "store"), ("store", "journal")})
 
 # What the package may not import, but for the rooms named.
@@ -108,6 +111,7 @@ PUBLIC: tuple[str, ...] = (
     "race",
     "random",
     "run",
+    "schedule",
     "send",
     "sleep",
     "sleep_until",

@@ -26,6 +26,7 @@ _COMMANDS = {
     "send": ("redurable.cli.send:send", "Send an intent, and print its id."),
     "intents": ("redurable.cli.intents:app", "Look at intents, cancel them, retry them, move and remove them."),
     "sessions": ("redurable.cli.sessions:app", "Look at sessions; skip, cancel or retry the intent that holds one."),
+    "schedules": ("redurable.cli.schedules:app", "Send by the clock: schedules put, paused, resumed, triggered."),
     "approvals": ("redurable.cli.approvals:app", "List what waits for people, and answer it."),
     "queues": (
         "redurable.cli.overview:queues",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redurable.errors import NotFound
+from redurable.errors import ConfigurationError, NotFound
 
 if TYPE_CHECKING:
     from redurable.client import Client
 
-__all__ = ["PATIENCE", "Accept", "AsJson", "Namespace", "Url", "check_known", "client_of"]
+__all__ = ["PATIENCE", "Accept", "AsJson", "Namespace", "Url", "check_known", "client_of", "seconds_of"]
 
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 PATIENCE = 10.0  # s that a command waits for a server that went away meanwhile
 
 Url = Annotated[
@@ -53,3 +55,13 @@ async def check_known(client: Client, queue: str) -> None:
             f"there is no queue {queue!r}", code="QUEUE_NOT_FOUND",
             hint=f"known are: {', '.join(sorted(names))}" if names else "nothing was sent to this namespace yet",
         )  # fmt: skip
+
+
+def seconds_of(text: str | None) -> float | None:
+    """Return the seconds that *text* says: 90, 90s, 15m, 2h, 7d."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if found is None:
+        raise ConfigurationError(f"{text!r} is no time", hint="give seconds, or a number with s, m, h or d: 15m, 7d")
+    return float(found[1]) * _UNITS[found[2]]

@@ -6,14 +6,13 @@ Each works with either; what they print is alike. With options nothing is done u
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redurable.cli.common import AsJson, Namespace, Url, client_of
+from redurable.cli.common import AsJson, Namespace, Url, client_of, seconds_of
 from redurable.cli.output import note, print_json, print_line, run
 from redurable.errors import ConfigurationError
 from redurable.model import Status
@@ -32,7 +31,6 @@ Age = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count those that options choose, and do nothing.")]
 Why = Annotated[str, typer.Option("--note", help="Why; it is kept with the intent.")]
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TELL_EVERY = 2.0
 _ENDED = {status.value for status in Status if status.final}
 
@@ -193,7 +191,7 @@ async def _many(
     async with client_of(*place) as client:
         result = await client.each(
             verb, queue=queue, status=status, label=split_label(label) if label is not None else None,
-            older_than=None if older_than is None else _age(older_than), dry_run=dry_run, note=reason,
+            older_than=seconds_of(older_than), dry_run=dry_run, note=reason,
             progress=progress,
         )  # fmt: skip
     if as_json:
@@ -204,10 +202,3 @@ async def _many(
         parts = ", ".join(f"{count} {answer}" for answer, count in sorted(result.answers.items()))
         print_line(f"{result.chosen} chosen" + (f": {parts}" if parts else ""))
     sys.stdout.flush()
-
-
-def _age(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    if found is None:
-        raise ConfigurationError(f"{text!r} is no age", hint="give seconds, or a number with s, m, h or d: 15m, 7d")
-    return float(found[1]) * _UNITS[found[2]]

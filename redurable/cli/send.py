@@ -15,7 +15,7 @@ from redurable.errors import ConfigurationError, IntentFailed, SessionBusy, Wait
 from redurable.model import Priority
 from redurable.options import OnBusy as OnBusyWord
 
-__all__ = ["json_of", "send", "split_label"]
+__all__ = ["json_of", "labels_of", "send", "split_label", "target_of"]
 
 _EXAMPLE = "redurable send QUEUE '{\"n\": 1}'"
 _WAYS = {"SESSION_BUSY": "with --on-busy queue", "SESSION_FULL": "raise --max-queued"}
@@ -80,10 +80,10 @@ def send(
     if timeout is not None and not wait:
         raise typer.BadParameter("--timeout goes with --wait")
     _check_line(key, on_busy, max_queued, delay)
-    to, value = _target(queue), json_of(payload, "the payload", _EXAMPLE)
+    to, value = target_of(queue), json_of(payload, "the payload", _EXAMPLE)
     options = {
         "idempotency_key": idempotency_key, "delay": delay, "deadline": deadline, "priority": priority,
-        "labels": _labels(label), "key": key, "on_busy": on_busy, "max_queued": max_queued,
+        "labels": labels_of(label), "key": key, "on_busy": on_busy, "max_queued": max_queued,
     }  # fmt: skip
     run(_send(client_of(url, namespace), to, value, options, wait=wait, timeout=timeout, as_json=as_json))
 
@@ -133,7 +133,8 @@ async def _remark(client: Any, to: Any, intent: str) -> None:
         note(f"note: no worker serves queue {queue!r} now{known}; the intent waits for one")
 
 
-def _target(queue: str) -> str | Callable[..., Any]:
+def target_of(queue: str) -> str | Callable[..., Any]:
+    """Return the queue that is named, or the handler that "module:function" names."""
     if ":" not in queue:
         return queue
     from redurable.cli.worker import load
@@ -180,7 +181,8 @@ def _no_number(what: str, word: str) -> Any:
     )  # fmt: skip
 
 
-def _labels(pairs: list[str] | None) -> dict[str, str] | None:
+def labels_of(pairs: list[str] | None) -> dict[str, str] | None:
+    """Return what "name=value" texts say, None for none."""
     return dict(split_label(pair) for pair in pairs) if pairs else None
 
 

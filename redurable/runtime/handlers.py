@@ -29,7 +29,7 @@ from redurable.retry import Retry
 from redurable.store.keys import check_queue
 from redurable.store.store import KEEP_COMPLETED_MS, KEEP_OTHER_MS
 
-__all__ = ["Depends", "HandlerSpec", "Resources", "handler", "lifespan", "load_handlers", "spec_of"]
+__all__ = ["Depends", "HandlerSpec", "Resources", "handler", "is_handler", "lifespan", "load_handlers", "spec_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -266,6 +266,11 @@ def spec_of(function: Any, queue: str | None = None) -> HandlerSpec:
     return spec
 
 
+def is_handler(function: Any) -> bool:
+    """Return whether *function* is decorated by `handler`."""
+    return hasattr(function, _ATTRIBUTE)
+
+
 def lifespan(function: F) -> F:
     """Mark an async generator function: its part before `yield` runs before a process takes work, the rest after."""
     function.__redurable_lifespan__ = True  # type: ignore[attr-defined]  # our own mark on a function
@@ -305,7 +310,7 @@ def load_handlers(target: str, queue: str | None = None, app_dir: str | None = N
                 hint=f"its functions are: {', '.join(sorted(known)) or 'none'}",
             )
         return [spec_of(function, queue)], module
-    found = list({id(v): v for v in vars(module).values() if hasattr(v, _ATTRIBUTE)}.values())  # two names, one handler
+    found = list({id(v): v for v in vars(module).values() if is_handler(v)}.values())  # two names, one handler
     if not found:
         raise ConfigurationError(
             f"module {name!r} has no @handler",

@@ -22,6 +22,8 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:{p}:forms` | hash | JSON Schemas of what promises take, by digest | the partition's |
 | `ns:{p}:x:asked` | zset | `<id>/<key>` of what waits for people -> since when (ms) | until answered or ended |
 | `ns:{p}:t` | zset | id -> min(deadline, start, wake) in ms; of an ended one: by when it has told others | until done |
+| `ns:{0}:y` | set | the names of all schedules | until they are deleted |
+| `ns:{0}:y:<name>` | hash | a schedule, see `store.schedules`; in the timers it is `@<name>` | until it is deleted |
 | `ns:{p}:x:done`, `x:failed` | zset | id -> time of removal in ms | until removed |
 
 A *lane* is the place of a stream entry without the queue: `q:<priority>` or `c:<version>`; the head's `at` is
@@ -70,8 +72,8 @@ class Keys:
 
     __slots__ = (
         "arrivals_prefix", "asked", "checkpoints", "done", "envelope_prefix", "failed", "forms", "head_prefix",
-        "journal_prefix", "line_prefix", "namespace", "outcome_prefix", "partition", "paused", "prefix", "state_prefix",
-        "streams", "timers", "workers",
+        "journal_prefix", "line_prefix", "namespace", "outcome_prefix", "partition", "paused", "prefix", "schedules",
+        "state_prefix", "streams", "timers", "workers",
     )  # fmt: skip
 
     def __init__(self, namespace: str, partition: int) -> None:
@@ -82,6 +84,7 @@ class Keys:
         self.workers = prefix + "w"
         self.paused = prefix + "z"
         self.timers = prefix + "t"
+        self.schedules = prefix + "y"
         self.done = prefix + "x:done"
         self.failed = prefix + "x:failed"
         self.asked = prefix + "x:asked"
@@ -126,6 +129,10 @@ class Keys:
     def state(self, queue: str, session: str) -> str:
         """Hash: what the handlers of a session keep."""
         return f"{self.state_prefix}{queue}:{session}"
+
+    def schedule(self, name: str) -> str:
+        """Hash: a schedule."""
+        return f"{self.schedules}:{name}"
 
     def session_of(self, key: str) -> tuple[str, str]:
         """Return (queue, session key) of the key of a line or a state."""

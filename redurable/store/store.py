@@ -241,12 +241,13 @@ class Store:
         """
         Do what was asked for *intent*, which waits in the line of its session, to those before it.
 
-        "interrupt": the holder is asked to end. "replace": those that wait are CANCELED. Doing it again does no harm;
-        should the sender die before it, the reconciler does it.
+        "interrupt": the holder is asked to end. "replace": those that wait are CANCELED. "all": both. Doing it again
+        does no harm; should the sender die before it, the reconciler does it.
         """
         ahead = await self.session(self.keys_of(intent), queue, key).ahead(intent)
         note = f"{'interrupted' if on_busy == 'interrupt' else 'replaced'} by {intent}"
-        for other in ahead[:1] if on_busy == "interrupt" else ahead[1:]:
+        whom = {"interrupt": slice(1), "replace": slice(1, None), "all": slice(None)}[on_busy]
+        for other in reversed(ahead[whom]):  # the holder last: nobody who is to end takes its place
             with contextlib.suppress(NotFound):
                 await self.cancel(other, note)
         await self.mux.command("HDEL", self.keys_of(intent).head(intent), "busy")

@@ -80,6 +80,15 @@ TIMER_LATE = Metric(
     "redurable_timer_lateness_seconds", "histogram", (),
     "How late starts, wakes and deadlines took effect that this worker fired.", _LATE,
 )  # fmt: skip
+TICKS = Metric(
+    "redurable_schedule_ticks_total", "counter", ("schedule", "result"),
+    "Ticks of schedules, by what this worker did about them: fired, skipped (the intent before was open), missed (too "
+    "late, by the catch-up rule).",
+)  # fmt: skip
+TICK_LATE = Metric(
+    "redurable_schedule_lateness_seconds", "histogram", (),
+    "How late ticks were that this worker fired; what it made up after a downtime too.", _LATE,
+)  # fmt: skip
 ROUND_TRIP = Metric(
     "redurable_store_seconds", "histogram", (),
     "From a call to the store to its answer, batches counted once; what was held back or sent again takes longer.",
@@ -114,8 +123,8 @@ FAILING = Metric("_failing", "gauge", (), "", join="max")
 
 PROCESS = (
     INTENTS, INTENT_SECONDS, ATTEMPTS, IN_FLIGHT, CAPACITY, STEP_SECONDS, STEP_FAILURES, HANDLER_FAILURES, RECOVERIES,
-    RECOVERY_SECONDS, FENCED, MISMATCHES, CHANGED, UNKNOWN, TIMER_LATE, ROUND_TRIP, DISCONNECTS, HELD, RENEWALS,
-    RENEWED, MENDED, REMOVED, BLOCKED, LOOPS, DIED, PROCESSES, SERVING, STARTED, DRAINING, FAILING,
+    RECOVERY_SECONDS, FENCED, MISMATCHES, CHANGED, UNKNOWN, TIMER_LATE, TICKS, TICK_LATE, ROUND_TRIP, DISCONNECTS,
+    HELD, RENEWALS, RENEWED, MENDED, REMOVED, BLOCKED, LOOPS, DIED, PROCESSES, SERVING, STARTED, DRAINING, FAILING,
 )  # fmt: skip
 
 # --- read from the server when it is asked for ------------------------------------------------------------------------
@@ -133,7 +142,7 @@ WAITING = Metric(
     "HELD, UNKNOWN_TYPE. (Who waits for news without a time limit has no timer, and is not among them.)",
 )  # fmt: skip
 WORKERS = Metric("redurable_queue_workers", "gauge", ("queue",), "Live worker processes that serve it.")
-TIMERS = Metric("redurable_timers", "gauge", (), "Intents that have a start, a wake or a deadline to come.")
+TIMERS = Metric("redurable_timers", "gauge", (), "Starts, wakes, deadlines and schedules that are to come.")
 KEPT = Metric(
     "redurable_finished", "gauge", ("kept",),
     "Finished intents that are kept: completed, or other (FAILED, CANCELED, TIMED_OUT).",

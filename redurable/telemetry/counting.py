@@ -67,6 +67,14 @@ def _timers_fired(tally: Tally, f: _Fields) -> None:
     tally.extend(c.TIMER_LATE, list(f["late"]))
 
 
+def _schedule_fired(tally: Tally, f: _Fields) -> None:
+    if f["word"] != "PASSED":
+        tally.add(c.TICKS, (f["schedule"], "skipped" if f["word"] == "SKIPPED" else "fired"))
+        tally.observe(c.TICK_LATE, f["late"])
+    if f["missed"]:
+        tally.add(c.TICKS, (f["schedule"], "missed"), f["missed"])
+
+
 def _renewed(tally: Tally, f: _Fields) -> None:
     tally.add(c.RENEWALS, ("ok",))
     tally.set(c.RENEWED, time.time())
@@ -111,6 +119,7 @@ _OF_WORKERS: _Counted = _BOTH | {
     "loop.blocked": lambda t, f: t.add(c.BLOCKED),
     "loop.failed": lambda t, f: t.add(c.LOOPS, (f["loop"],)),
     "renewal.failed": _not_renewed,
+    "schedule.fired": _schedule_fired,
     "step.code_changed": lambda t, f: t.add(c.CHANGED, (f["queue"], f["step"])),
     "step.failed": lambda t, f: t.add(c.STEP_FAILURES, (f["queue"], f["step"], _retried(f))),
     "store.disconnected": lambda t, f: t.add(c.DISCONNECTS),

@@ -70,6 +70,8 @@ LEVELS: dict[str, int] = {
     "renewal.failed": _WARNING,
     "server.doubtful": _WARNING,
     "promise.refused": _WARNING,
+    "schedule.failed": _WARNING,
+    "schedule.fired": _DEBUG,  # WARNING when ticks were missed
     "step.code_changed": _WARNING,
     "step.failed": _WARNING,  # ERROR when nothing follows
     "step.started": _DEBUG,
@@ -97,6 +99,8 @@ def level_of(name: str, fields: MutableMapping[str, Any]) -> int:
         return _ERROR
     if name == "store.connected" and fields.get("connects") == 1:
         return _DEBUG
+    if name == "schedule.fired" and fields.get("missed"):
+        return _WARNING
     return LEVELS.get(name, _INFO)
 
 

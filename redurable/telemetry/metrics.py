@@ -141,7 +141,7 @@ def _at_zero(tally: Tally, steps: dict[str, list[str]]) -> None:
         tally.add(c.LOOPS, (loop,), 0)
     for result in ("ok", "failed"):
         tally.add(c.RENEWALS, (result,), 0)
-    for metric in (c.TIMER_LATE, c.ROUND_TRIP):
+    for metric in (c.TIMER_LATE, c.TICK_LATE, c.ROUND_TRIP):
         tally.observe(metric, 0, (), 0)
     for metric in (c.DISCONNECTS, c.MENDED, c.REMOVED, c.BLOCKED, c.DIED, c.PROCESSES, c.SERVING, c.CAPACITY):
         tally.add(metric, (), 0)

@@ -13,6 +13,7 @@ import random
 from typing import TYPE_CHECKING
 
 from redurable.events import emit
+from redurable.store import schedules
 from redurable.store.keeper import Keeper
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ async def reconcile(worker: Worker, keeper: Keeper) -> None:
         if cursor == b"0":
             await keeper.open([s for q in worker.queues for s in keeper.streams_of(q)[0]])
             worker.suspects.set()  # a message may have been missed
+            await schedules.mend(worker.store)
         cursor, keys = await mux.command("SCAN", cursor, "MATCH", prefix + "*", "COUNT", _PAGE)
         states = await asyncio.gather(*(mux.command("HGET", key, "status") for key in keys))
         open_ones = [k.decode()[len(prefix) :] for k, s in zip(keys, states, strict=True) if s in _OPEN]

@@ -16,12 +16,14 @@ import msgspec
 from redurable.clock import now_ms
 from redurable.errors import ConfigurationError
 from redurable.runtime.handlers import HandlerSpec
+from redurable.runtime.scheduling import declarations
+from redurable.schedules import declare
 from redurable.store.inspection import WorkerInfo, workers
 
 if TYPE_CHECKING:
     from redurable.worker.worker import Worker
 
-__all__ = ["RELEASE", "by_queue", "check_queues", "describe"]
+__all__ = ["RELEASE", "by_queue", "check_queues", "declare_schedules", "describe"]
 
 RELEASE = "0.1.0"
 
@@ -77,3 +79,10 @@ async def check_queues(worker: Worker) -> None:
                     code="QUEUE_TAKEN",
                     hint="give one of them another --queue, or stop the other worker",
                 )
+
+
+async def declare_schedules(worker: Worker) -> None:
+    """Put the schedules that the handlers of *worker* declare; what is there already stays as it is."""
+    for spec in [spec for types in worker.handlers.values() for spec in types.values()]:
+        for declaration in declarations(spec.function):
+            await declare(worker.store, worker.settings.vault, spec, declaration)

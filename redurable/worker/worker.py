@@ -46,7 +46,7 @@ from redurable.worker.overdue import overdue
 from redurable.worker.pace import BUSY, Pace
 from redurable.worker.peers import peers, recover_worker
 from redurable.worker.reconcile import reconcile
-from redurable.worker.registry import by_queue, check_queues
+from redurable.worker.registry import by_queue, check_queues, declare_schedules
 from redurable.worker.renew import Renewer
 from redurable.worker.retention import retention
 from redurable.worker.settings import Settings, new_worker_id
@@ -191,6 +191,7 @@ class Worker:
                 *(self._subscriber.subscribe(k.timers) for k in keys),
             )
             await check_queues(self)
+            await declare_schedules(self)
             await self._look_at_gates()
             for module in self._modules:
                 await self.resources.enter(module)

@@ -262,7 +262,7 @@ def test_many_that_are_chosen_wrongly(cli: Cli, verb: str) -> None:
     refused(cli("intents", verb), "BAD_ARGUMENT", "no intent is named", "--older-than")
     refused(cli("intents", verb, "--dry-run"), "BAD_ARGUMENT", "no intent is named")
     refused(cli("intents", verb, "ID", "--queue", "q"), "BAD_ARGUMENT", "cannot both choose")
-    refused(cli("intents", verb, "--older-than", "soon"), "BAD_ARGUMENT", "'soon' is no age", "15m")
+    refused(cli("intents", verb, "--older-than", "soon"), "BAD_ARGUMENT", "'soon' is no time", "15m")
     refused(cli("intents", verb, "--label", "team"), "BAD_ARGUMENT", "name=value")
     refused(cli("intents", verb, "--status", "DELIVERED"), "BAD_ARGUMENT")
 

@@ -84,7 +84,7 @@ def test_a_file_is_short_and_its_lines_too(script: Script) -> None:
 def test_what_frees_memory_runs_when_it_is_full(script: Script) -> None:
     adds = {
         "submit", "schedule", "enter", "record", "checkpoint", "note", "redrive", "wake", "watch", "import",
-        "resolve", "declare", "withdraw", "amend", "resume",
+        "resolve", "declare", "withdraw", "amend", "resume", "plan", "tick",
     }  # fmt: skip
     assert (script.name in adds) == (script.flags == ())
 
@@ -141,7 +141,7 @@ def test_the_documented_replies_are_those_that_can_come(script: Script) -> None:
     if script.name == "watch":
         assert re.search(r"return status\b", code)
         documented.remove("status")
-    if script.name in ("enter", "join"):
+    if script.name in ("enter", "join", "tick"):
         found |= {"OK", "QUEUED"}
     if script.name in ("expire", "kill", "resolve"):
         found |= FINAL
@@ -197,7 +197,7 @@ class TestDiagram:
         lines = re.findall(
             r"^ +([a-z, ]+?) {2,}(none|[A-Z_| ]+?)(?:, never claimed)? -> (none|[A-Z_| ]+)", self.drawing, re.M
         )
-        spelled = "cancel, expire|kill|pause|resume|redrive|delete|import|enter|continue|reseat|skip"
+        spelled = "cancel, expire|kill|pause|resume|redrive|delete|import|enter|tick|continue|reseat|skip"
         assert "|".join(line[0] for line in lines) == spelled
         for verbs, before, after in lines:
             for verb in verbs.split(", "):

@@ -24,6 +24,8 @@ _KINDS = {
     r"qs": "set",
     r"w": "hash",
     r"z": "set",
+    r"y": "set",
+    r"y:.+": "hash",
     r"t": "zset",
     r"s:[^:]+:.+": "zset",
     r"v:[^:]+:.+": "hash",
@@ -202,8 +204,17 @@ async def _check_partition(store: Store, keys: Keys, mine: dict[str, str]) -> Co
     for stream, entry, intent in await entries_of(store, keys):
         assert intent in intents, f"{stream} {entry} names {intent}, which is gone"
         places[intent].append(f"{keys.lane_of(stream)[1]}/{entry}")
+    planned = {tail[2:] for tail in mine if tail.startswith("y:")}
+    assert planned == {raw.decode() for raw in await mux.command("SMEMBERS", keys.schedules)}
+    for name in planned:
+        status, wake = await mux.command("HMGET", keys.schedule(name), "status", "wake")
+        timer = await mux.command("ZSCORE", keys.timers, f"@{name}")
+        assert timer == (wake or None if status == b"ACTIVE" else None), f"{name} is {status}: {timer}, {wake}"
     for view in (keys.timers, keys.done, keys.failed):
         for raw in await mux.command("ZRANGE", view, 0, -1):
+            if raw[:1] == b"@" and view == keys.timers:
+                assert raw[1:].decode() in planned, f"{view} names {raw!r}, which is gone"
+                continue
             assert raw.decode() in intents, f"{view} names {raw!r}, which is gone"
     for stream in streams:
         await _check_pending(store, stream)

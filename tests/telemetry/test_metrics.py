@@ -144,6 +144,25 @@ def test_every_worker_tells_the_same_of_the_queues(
         assert 0 <= worker.value("redurable_queue_oldest_seconds", queue="nobody") < 60
 
 
+def test_ticks_of_schedules_are_counted_once_however_many_look(
+    serve: Callable[..., Served], redis_url: str, namespace: str
+) -> None:
+    worker = serve("--processes", "2")
+    worker.started(2)
+    with Client(redis_url, namespace=namespace) as client:
+        client.schedules.put("beat", to="nobody", every=0.1, overlap="skip")
+        until(lambda: client.schedules.get("beat").skipped >= 5)
+        client.schedules.pause("beat")
+        info = client.schedules.get("beat")
+
+    def ticks(result: str) -> float:
+        return worker.value("redurable_schedule_ticks_total", schedule="beat", result=result)
+
+    until(lambda: ticks("skipped") == info.skipped)
+    assert ticks("fired") == info.fired == 1
+    assert worker.value("redurable_schedule_lateness_seconds_count") == info.fired + info.skipped
+
+
 def test_the_page_is_served_in_both_forms(serve: Callable[..., Served]) -> None:
     worker = serve()
     assert worker.get("/metrics", "application/openmetrics-text; version=1.0.0")[1].endswith("# EOF\n")
