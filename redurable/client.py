@@ -24,6 +24,7 @@ from redurable.codecs.base import Codec, vault_of
 from redurable.config import max_payload
 from redurable.config import namespace as namespace_of
 from redurable.control import Control
+from redurable.deployments import Deployments
 from redurable.errors import ConfigurationError, IntentFailed
 from redurable.ids import IntentId
 from redurable.model import Outcome, Status
@@ -58,6 +59,7 @@ class Client(Reading, Archive, Answers, Control):
     Attributes:
         schedules: What is sent by the clock; see `redurable.schedules.Schedules`.
         sessions: What operators see of sessions and do to their heads; see `redurable.sessions.Sessions`.
+        deployments: Deployment versions of the workers' code; see `redurable.deployments.Deployments`.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Client(Reading, Archive, Answers, Control):
         self._opening: asyncio.Lock | None = None
         self.sessions = Sessions(self._store)
         self.schedules = Schedules(self._store, self._vault)
+        self.deployments = Deployments(self._store)
 
     async def __aenter__(self) -> Client:
         await self._open()

@@ -12,6 +12,7 @@ Owns the spelling of URLs and of the environment's names. Invariants: a password
 | REDURABLE_MAX_PAYLOAD | the largest payload, result or entry in bytes | 1048576 |
 | REDURABLE_MAX_JOURNAL_ENTRIES | the most entries of a journal; a warning comes at a fifth | 100000 |
 | REDURABLE_MAX_JOURNAL_BYTES | its most bytes, likewise | 67108864 |
+| REDURABLE_VERSION | the deployment version of a worker's code | none |
 | REDURABLE_LOG_LEVEL | from which level on the command line's processes log | info |
 | REDURABLE_ACCEPT | checks of `redurable doctor` whose failure is accepted, with commas | none |
 """
@@ -34,6 +35,7 @@ __all__ = [
     "Kind",
     "accepted",
     "check_namespace",
+    "check_version",
     "codec_target",
     "journal_limits",
     "log_level",
@@ -42,6 +44,7 @@ __all__ = [
     "number",
     "parse_url",
     "resolve_url",
+    "version",
 ]
 
 Kind = Literal["tcp", "tls", "unix", "sentinel", "cluster"]
@@ -285,6 +288,23 @@ def namespace(explicit: str | None = None) -> str:
     if explicit is None:
         explicit = os.environ.get("REDURABLE_NAMESPACE") or DEFAULT_NAMESPACE
     return check_namespace(explicit)
+
+
+def check_version(name: str) -> str:
+    """Return *name*, or raise ConfigurationError BAD_VERSION when a deployment version cannot be called that."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}", name):
+        raise ConfigurationError(
+            f"{name[:100]!r} cannot be a deployment version",
+            code="BAD_VERSION",
+            hint="use 1 to 40 letters, digits and . _ + - , beginning with a letter or digit",
+        )
+    return name
+
+
+def version(explicit: str | None = None) -> str:
+    """Return *explicit*, else REDURABLE_VERSION, else "": what a worker's code is called; checked."""
+    text = os.environ.get("REDURABLE_VERSION", "").strip() if explicit is None else explicit
+    return check_version(text) if text or explicit is not None else ""
 
 
 def accepted(explicit: Iterable[str] = (), *, known: Sequence[str]) -> frozenset[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from redurable.config import check_version
 from redurable.errors import ConfigurationError
 from redurable.ids import partition_of
 from redurable.model import Entry, Envelope, ErrorInfo, Outcome, Status, decode_entry, encode_entry
@@ -152,6 +153,11 @@ def _check_head(head: dict[str, str]) -> None:
     for name in _NUMBERS:
         if name in head and not (head[name].isascii() and head[name].isdigit()):
             raise _refused(f"{name} in its head is {head[name]!r}, not a number")
+    if head.get("version"):
+        try:
+            check_version(head["version"])
+        except ConfigurationError as error:
+            raise _refused(str(error)) from None
     if not head.get("fence", "0:").split(":")[0].isdigit():
         raise _refused("the fence in its head does not begin with an epoch")
 

@@ -61,6 +61,7 @@ class Client(Operating):
         self._lock = threading.Lock()
         self.sessions = _Blocking(self._client.sessions, self._wait)
         self.schedules = _Blocking(self._client.schedules, self._wait)
+        self.deployments = _Blocking(self._client.deployments, self._wait)
         self.state: Callable[[str, str], Any] = lambda queue, key: _Blocking(self._client.state(queue, key), self._wait)
 
     def __enter__(self) -> Client:
@@ -173,8 +174,6 @@ class Client(Operating):
 
 
 class _Blocking:
-    """The methods of *target*, each of which waits."""
-
     def __init__(self, target: Any, wait: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._target, self._wait = target, wait
 

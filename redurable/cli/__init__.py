@@ -36,6 +36,10 @@ _COMMANDS = {
         "redurable.cli.overview:workers",
         "List worker processes: what they serve, and whether they live.",
     ),
+    "deployments": (
+        "redurable.cli.deployments:app",
+        "List versions of workers' code; choose the one that fresh intents go to.",
+    ),
     "demo": ("redurable.cli.demo:demo", "Watch a worker being killed in step 47 of 50, and another carrying on."),
     "doctor": ("redurable.cli.doctor:doctor", "Check the server: what would be lost, in which event, and what to do."),
     "bench": ("redurable.cli.bench:bench", "Measure this machine: steps, intents and latency beside the raw floor."),

@@ -105,7 +105,8 @@ def workers(url: Url = None, namespace: Namespace = None, as_json: AsJson = Fals
     """
     List worker processes: what they serve, how much they run, whether they live.
 
-    JSON: an array of objects: id, alive, host, pid, queues, running, concurrency, started, renewed, python, release.
+    JSON: an array of objects: id, alive, host, pid, queues, running, concurrency, started, renewed, python, release,
+    version.
     """
 
     async def work() -> Any:
@@ -119,14 +120,17 @@ def workers(url: Url = None, namespace: Namespace = None, as_json: AsJson = Fals
                 "id": w.id, "alive": w.alive, "host": w.host, "pid": w.pid, "queues": list(w.queues),
                 "running": w.running, "concurrency": w.concurrency, "started": iso(w.started),
                 "renewed": iso(w.renewed), "python": w.python, "release": w.release,
+                "version": w.version or None,
             }
             for w in found
         ])  # fmt: skip
         return
+    versioned = any(w.version for w in found)
     rows = [
         (w.id, "yes" if w.alive else "no", w.host, w.pid, ", ".join(w.queues), f"{w.running}/{w.concurrency}",
-         age(w.started), age(w.renewed), w.python)
+         age(w.started), age(w.renewed), w.python, *([w.version or "-"] if versioned else []))
         for w in found
     ]  # fmt: skip
-    columns = ("worker", "alive", "host", "pid", "queues", "running", "started", "renewed", "python")
+    columns = ["worker", "alive", "host", "pid", "queues", "running", "started", "renewed", "python"]
+    columns += ["version"] if versioned else []
     table(columns, rows, "no workers", ("python", "started", "pid", "host", "renewed", "queues"))

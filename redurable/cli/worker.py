@@ -59,6 +59,12 @@ CodecOf = Annotated[
     str | None,
     typer.Option("--codec", metavar="MODULE:ATTR", help="The payload codec. Default: REDURABLE_CODEC, none."),
 ]
+Version = Annotated[
+    str | None,
+    typer.Option(
+        "--version", metavar="NAME", help="The deployment version of this code. Default: REDURABLE_VERSION, none."
+    ),
+]
 Lease = Annotated[float, typer.Option("--lease", min=0.5, max=3600.0, help="Seconds of ownership without a renewal.")]
 Stall = Annotated[
     float, typer.Option("--stall", min=1.0, help="Seconds without a turn of the event loop to give up after.")
@@ -79,6 +85,7 @@ def worker(
     app_dir: AppDir = None,
     codec: CodecOf = None,
     accept: Accept = None,
+    version: Version = None,
     lease: Lease = 10.0,
     stall: Stall = 300.0,
 ) -> None:
@@ -94,6 +101,8 @@ def worker(
     Ctrl+C or SIGTERM drains: nothing more is taken, steps in flight end within --grace, the rest is handed back for
     another worker to carry on; a second Ctrl+C ends at once, and nothing is lost either.
 
+    With --version, intents stay on the version that began them: see [bold]redurable deployments[/bold].
+
     It does not start on a server that would lose what it accepts, or that it cannot work on: see
     [bold]redurable doctor[/bold]. --accept overrides that for the checks it names.
 
@@ -101,6 +110,7 @@ def worker(
     of OpenTelemetry say (OTEL_EXPORTER_OTLP_ENDPOINT, ...), if one is set.
     """
     from redurable.codecs.base import vault_of
+    from redurable.config import version as version_of
     from redurable.telemetry import logs
     from redurable.worker.process import Options, supervise
 
@@ -109,7 +119,7 @@ def worker(
     options = Options(
         target=target, queue=queue, concurrency=concurrency, processes=processes, url=url, namespace=namespace,
         metrics_port=metrics_port, log_format=log_format.value, reload=reload, grace=grace, app_dir=directory,
-        codec=codec, accept=tuple(accept or ()), lease=lease, stall=stall,
+        codec=codec, accept=tuple(accept or ()), lease=lease, stall=stall, version=version_of(version),
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         stack.callback(logs.start(log_format.value))
@@ -215,4 +225,5 @@ def _announce(options: Any, handlers: list[HandlerSpec]) -> None:
         url=address_of(options.url).display,
         namespace=namespace(options.namespace),
         processes=options.processes,
+        version=options.version or None,
     )

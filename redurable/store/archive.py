@@ -8,7 +8,6 @@ was exported is deliverable again. Each may be repeated.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from redurable.clock import now_ms
@@ -16,7 +15,7 @@ from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.ids import partition_of
 from redurable.model import Status
 from redurable.portable import Parts, pack, token_of, unpack
-from redurable.store.keys import FRESH_LANES, UNPINNED, check_queue, check_session
+from redurable.store.keys import FRESH_LANES, check_queue, check_session, continuations
 from redurable.store.scripts import load
 from redurable.store.store import Store
 
@@ -158,7 +157,7 @@ def _line_up(parts: Parts, session: str, lane: str) -> Status:
     check_session(session)
     for name in ("wake", "reason", "busy"):
         head.pop(name, None)
-    if head.get("lane") not in (*FRESH_LANES, UNPINNED):
+    if head.get("lane") not in (*FRESH_LANES, continuations(head.get("version"))):
         head["lane"] = lane
     head.setdefault("place", f"{head['created']}000")
     return Status.CREATED
@@ -166,9 +165,8 @@ def _line_up(parts: Parts, session: str, lane: str) -> Status:
 
 def _lane(parts: Parts) -> str:
     """Return where it is deliverable: as fresh as it was, else among the continuations; suspects begin anew."""
-    lane = parts.lane
-    known = lane in FRESH_LANES if "attempt" not in parts.head else re.fullmatch(r"c:[\w.-]+", lane)
-    return lane if known else UNPINNED
+    begun = "attempt" in parts.head
+    return parts.lane if not begun and parts.lane in FRESH_LANES else continuations(parts.head.get("version"))
 
 
 async def delete(store: Store, intent: str) -> None:

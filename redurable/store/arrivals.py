@@ -22,7 +22,7 @@ import msgspec
 from redurable.clock import now_ms
 from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.model import Arrived, Ask, ErrorInfo, Status, encode_entry
-from redurable.store.keys import UNPINNED
+from redurable.store.keys import continuations
 from redurable.store.scripts import load
 from redurable.store.store import Store
 
@@ -62,15 +62,16 @@ async def resolve(
         WrongState: ALREADY_RESOLVED (by something else), PROMISE_WITHDRAWN, TOO_MANY_UNASKED. Nothing was changed.
     """
     keys = store.keys_of(intent)
-    queue = await store.mux.command("HGET", keys.head(intent), "queue")
+    queue, version = await store.mux.command("HMGET", keys.head(intent), "queue", "version")
+    lane = continuations(version)
     word = "NOT_FOUND"
     if queue is not None:
         word = (await store.mux.call(
             _resolve,
             keys.partition,
             (keys.head(intent), keys.journal(intent), keys.arrivals(intent), keys.asked,
-             keys.stream(queue.decode(), UNPINNED), keys.streams, keys.timers),
-            (intent, entry.key, _digest(entry), encode_entry(sealed or entry), UNPINNED, "" if most is None else most,
+             keys.stream(queue.decode(), lane), keys.streams, keys.timers),
+            (intent, entry.key, _digest(entry), encode_entry(sealed or entry), lane, "" if most is None else most,
              keys.namespace + ":h:"),
         )).decode()  # fmt: skip
     if word == "NOT_FOUND":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from redurable.errors import NotFound, WrongState
 from redurable.model import Status
-from redurable.store.keys import UNPINNED, check_queue
+from redurable.store.keys import UNPINNED, check_queue, continuations
 from redurable.store.scripts import load
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
 
@@ -84,13 +84,13 @@ async def resume(store: Store, intent: str) -> None:
         NotFound: There is no such intent.
         WrongState: It has ended.
     """
-    keys = store.keys_of(intent)
+    keys, names = store.keys_of(intent), ("queue", "paused", "status", "version")
     while True:
-        queue, back, status = await store.mux.command("HMGET", keys.head(intent), "queue", "paused", "status")
+        queue, back, status, version = await store.mux.command("HMGET", keys.head(intent), *names)
         if queue is None:
             raise _unknown(intent)
         to, _, lane = (back or b"").decode().partition(":")
-        lane = lane if to == "SUBMITTED" else UNPINNED
+        lane = lane if to == "SUBMITTED" else continuations(version)
         word = await store.mux.call(
             _resume,
             keys.partition,

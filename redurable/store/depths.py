@@ -142,7 +142,7 @@ async def _partition(store: Store, keys: Keys, most: int | None) -> _Part:
         name, lane = places[raw]
         depth = depths[name]
         depth.running += held
-        if lane == SOLO:
+        if lane.startswith(SOLO):
             depth.suspects += free
         else:
             depth.queued += free

@@ -70,6 +70,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     renewed: int
     python: str
     release: str
+    version: str = ""
     alive: bool = True
     types: tuple[str, ...] = ()
 
@@ -237,6 +238,7 @@ def _info(
         losses=int(fields.get("losses", 0)),
         priority=Priority(lane[2:]) if lane.startswith("q:") else Priority.NORMAL,
         worker=fence.split(":", 1)[1].rsplit(":", 1)[0] if fence else None,
+        version=fields.get("version") or None,
         created=number("created") or 0,
         started=number("started"),
         finished=number("finished"),

@@ -15,7 +15,7 @@ from redurable.errors import StoreError
 from redurable.events import emit
 from redurable.model import CancelRequested, Status, encode_entry
 from redurable.store import schedules
-from redurable.store.keys import FRESH_LANES, GROUP, SOLO, UNPINNED, Keys
+from redurable.store.keys import FRESH_LANES, GROUP, Keys, continuations, suspects
 from redurable.store.lease import Lease
 from redurable.store.schedules import MARK
 from redurable.store.scripts import load
@@ -25,7 +25,7 @@ __all__ = ["Keeper", "Pending", "renewal"]
 
 _claim, _fire, _open = load("claim"), load("fire"), load("open")
 _mend, _sweep, _dismiss, _renew = load("mend"), load("sweep"), load("dismiss"), load("renew")
-_join = load("join")
+_join, _deploy = load("join"), load("deploy")
 _COUNT = 500
 
 
@@ -50,34 +50,46 @@ def renewal(leases: list[Lease], worker: str) -> tuple[Any, ...]:
 
 
 class Keeper:
-    """What the worker *worker* does to one partition of *store*."""
+    """What the worker *worker*, of a deployment version or of none (""), does to one partition of *store*."""
 
-    def __init__(self, store: Store, partition: int, worker: str) -> None:
+    def __init__(self, store: Store, partition: int, worker: str, version: str = "") -> None:
         self._store = store
         self._mux = store.mux
-        self._store = store
         self.keys: Keys = store.keys[partition]
         self.worker = worker
+        self.version = version
 
     async def open(self, streams: list[str]) -> None:
         """Make *streams* and their groups; those that exist stay as they are."""
         await asyncio.gather(*(self._call(_open, (s, self.keys.streams), ()) for s in streams))
 
     async def claim(  # in the order of the script's args
-        self, streams: list[str], limits: list[str], count: int, number: int, claimed: bytes, given: list[Any]
+        self,
+        streams: list[str],
+        limits: list[str],
+        count: int,
+        number: int,
+        claimed: bytes,
+        given: list[Any],
+        gated: bool = False,
     ) -> list[Lease]:
         """
         Take up to *count* intents, those of *given* (flat: stream's place from 1, entry, id) first.
 
         *limits* has a stream's max_delivery_attempts where it is not the default, else ""; *claimed* begins the
-        `Claimed` entry.
+        `Claimed` entry. *gated*: some queue has deployment versions.
         """
         reply = await self._call(
             _claim,
-            (self.keys.workers, *streams),
-            (self.worker, number, count, self.keys.prefix, claimed, len(limits), *limits, len(given), *given),
-        )
+            (self.keys.workers, self.keys.versions, *streams),
+            (self.worker, number, count, self.keys.prefix, claimed, self.version, "1" if gated else "",
+             len(limits), *limits, len(given), *given),
+        )  # fmt: skip
         return [Lease(self._store, self.keys, streams, row) for row in reply]
+
+    async def deploy(self, queue: str) -> None:
+        """Make known that this version of *queue* exists."""
+        await self._call(_deploy, (self.keys.versions, self.keys.timers), (queue, self.version))
 
     async def all_streams(self) -> list[str]:
         """Return every stream ever made in the partition."""
@@ -115,22 +127,24 @@ class Keeper:
         if intent is None:
             return "STALE"
         queue, lane = keys.lane_of(entry.stream)
-        session = self._mux.command("HGET", keys.head(intent), "session")
+        asked = self._mux.command("HMGET", keys.head(intent), "session", "version")
         step = await self._last_step(intent)
         failed = failure_of(
             Status.FAILED,
             "DELIVERY_ATTEMPTS_EXHAUSTED",
             f"the process of every attempt died; the last was worker {entry.owner}, {step}",
         )
+        session, version = await asked
+        onward, alone = continuations(version), suspects(version)
         while True:
-            more, told = await self._store.ending(keys, intent, queue, await session)
+            more, told = await self._store.ending(keys, intent, queue, session)
             word = await self._call(
-                load("recover", session=session.result() is not None),
-                (keys.head(intent), keys.journal(intent), entry.stream, keys.stream(queue, UNPINNED),
-                 keys.stream(queue, SOLO), keys.streams, keys.outcome(intent), keys.failed, keys.timers,
+                load("recover", session=session is not None),
+                (keys.head(intent), keys.journal(intent), entry.stream, keys.stream(queue, onward),
+                 keys.stream(queue, alone), keys.streams, keys.outcome(intent), keys.failed, keys.timers,
                  keys.checkpoint(intent), *more),
                 (intent, entry.entry, lane, entry.owner, keys.liveness(entry.owner) if liveness else "", entry.idle,
-                 int(counted), UNPINNED, SOLO, failed, KEEP_OTHER_MS, keys.namespace + ":r:", *told),
+                 int(counted), onward, alone, failed, KEEP_OTHER_MS, keys.namespace + ":r:", *told),
             )  # fmt: skip
             if word == b"FAILED":
                 emit("intent.ended", intent=intent, queue=queue, outcome="FAILED")
@@ -152,9 +166,10 @@ class Keeper:
             return await schedules.fire(store, intent[1:])
         while True:
             head = await self._mux.command(
-                "HMGET", keys.head(intent), "status", "queue", "lane", "deadline", "start", "wake", "session"
-            )
-            status, queue, lane, deadline, start, wake, session = head
+                "HMGET", keys.head(intent),
+                "status", "queue", "lane", "deadline", "start", "wake", "session", "version",
+            )  # fmt: skip
+            status, queue, lane, deadline, start, wake, session, version = head
             if status is None:
                 await self._mux.command("ZREM", keys.timers, intent)
                 return "STALE"
@@ -173,7 +188,7 @@ class Keeper:
                 if told == "TIMED_OUT" and await self._mux.command("HSETNX", keys.head(intent), "told", 1):
                     emit("intent.ended", intent=intent, queue=queue.decode(), outcome=told)
                 return told
-            to = lane.decode() if status == b"CREATED" else UNPINNED
+            to = lane.decode() if status == b"CREATED" else continuations(version)
             places: tuple[str, ...]
             places = (keys.head(intent), keys.stream(queue.decode(), to), keys.streams, keys.timers)
             if session is not None and status == b"CREATED":
@@ -187,15 +202,16 @@ class Keeper:
     async def mend(self, intent: str) -> str:
         """Re-add what a lost write took from *intent*, its place in its session too; return OK, MENDED or STALE."""
         keys = self.keys
-        queue, at, session, busy = await self._mux.command("HMGET", keys.head(intent), "queue", "at", "session", "busy")
+        names = ("queue", "at", "session", "busy", "version")
+        queue, at, session, busy, version = await self._mux.command("HMGET", keys.head(intent), *names)
         if queue is None:
             return "STALE"
-        name = queue.decode()
-        lane = at.decode().split("/", 1)[0] if at else UNPINNED
+        name, onward = queue.decode(), continuations(version)
+        lane = at.decode().split("/", 1)[0] if at else onward
         word = await self._call(
             _mend,
-            (keys.head(intent), keys.stream(name, lane), keys.stream(name, UNPINNED), keys.streams, keys.timers),
-            (intent, at or "", UNPINNED),
+            (keys.head(intent), keys.stream(name, lane), keys.stream(name, onward), keys.streams, keys.timers),
+            (intent, at or "", onward),
         )
         if session is not None:
             seated = await self._store.session(keys, name, session.decode()).reseat(intent)
@@ -229,10 +245,12 @@ class Keeper:
         await self._mux.command("HDEL", self.keys.workers, worker, worker + "#")
         return True
 
-    def streams_of(self, queue: str) -> tuple[list[str], str]:
-        """Return the streams of *queue* in reading order (continuations, then fresh by priority), and its solo one."""
-        lanes = (UNPINNED, *FRESH_LANES)
-        return [self.keys.stream(queue, lane) for lane in lanes], self.keys.stream(queue, SOLO)
+    def streams_of(self, queue: str) -> tuple[list[str], list[str]]:
+        """Return the streams of *queue* in reading order (continuations, then fresh ones), and those of suspects."""
+        own = [self.version] if self.version else []
+        lanes = (*(continuations(version) for version in (*own, None)), *FRESH_LANES)
+        alone = [suspects(version) for version in (*own, None)]
+        return [self.keys.stream(queue, lane) for lane in lanes], [self.keys.stream(queue, lane) for lane in alone]
 
     async def _intent_at(self, entry: Pending) -> str | None:
         rows = await self._mux.command("XRANGE", entry.stream, entry.entry, entry.entry)

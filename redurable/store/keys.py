@@ -10,7 +10,8 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:{p}:w` | hash | workers; `<worker>#` is a worker's last claim number | until the worker is reaped |
 | `ns:{0}:z` | set | the paused queues | until they are resumed |
 | `ns:{p}:q:<queue>:<priority>` | stream | fresh intents | the queue's |
-| `ns:{p}:c:<queue>:<version>` | stream | continuations; version `-` = unpinned, `!solo` = suspects | the queue's |
+| `ns:{p}:c:<queue>:<version>` | stream | continuations; version `-`: unpinned, `!solo...`: suspects | the queue's |
+| `ns:{p}:dv` | hash | versions, see `store.deployments` | the partition's |
 | `ns:{p}:i:<id>` | hash | the head | the intent's retention |
 | `ns:{p}:p:<id>` | string | the envelope | as the head |
 | `ns:{p}:j:<id>` | list | the journal | as the head |
@@ -35,7 +36,18 @@ from __future__ import annotations
 
 from redurable.errors import ConfigurationError
 
-__all__ = ["FRESH_LANES", "GROUP", "SOLO", "UNPINNED", "Keys", "check_queue", "check_session", "meta_key"]
+__all__ = [
+    "FRESH_LANES",
+    "GROUP",
+    "SOLO",
+    "UNPINNED",
+    "Keys",
+    "check_queue",
+    "check_session",
+    "continuations",
+    "meta_key",
+    "suspects",
+]
 
 GROUP = "rd"
 UNPINNED = "c:-"
@@ -58,6 +70,16 @@ def check_queue(queue: str) -> str:
     return queue
 
 
+def continuations(version: bytes | str | None) -> str:
+    """Return the lane of what goes on, for the `version` of its head."""
+    return f"c:{version if isinstance(version, str) else version.decode()}" if version else UNPINNED
+
+
+def suspects(version: bytes | str | None) -> str:
+    """Return the lane of suspects, for the `version` of their head."""
+    return f"{SOLO}!{version if isinstance(version, str) else version.decode()}" if version else SOLO
+
+
 def check_session(session: str) -> str:
     """Return *session*, or raise ConfigurationError when it cannot be the key of a session."""
     if not isinstance(session, str) or not 0 < len(session) <= 256 or not session.isprintable():
@@ -73,7 +95,7 @@ class Keys:
     __slots__ = (
         "arrivals_prefix", "asked", "checkpoints", "done", "envelope_prefix", "failed", "forms", "head_prefix",
         "journal_prefix", "line_prefix", "namespace", "outcome_prefix", "partition", "paused", "prefix", "schedules",
-        "state_prefix", "streams", "timers", "workers",
+        "state_prefix", "streams", "timers", "versions", "workers",
     )  # fmt: skip
 
     def __init__(self, namespace: str, partition: int) -> None:
@@ -83,6 +105,7 @@ class Keys:
         self.streams = prefix + "qs"
         self.workers = prefix + "w"
         self.paused = prefix + "z"
+        self.versions = prefix + "dv"
         self.timers = prefix + "t"
         self.schedules = prefix + "y"
         self.done = prefix + "x:done"

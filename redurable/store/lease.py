@@ -14,7 +14,7 @@ from typing import Any
 
 from redurable.errors import StoreError
 from redurable.store.asking import Asking
-from redurable.store.keys import SOLO, UNPINNED, Keys
+from redurable.store.keys import FRESH_LANES, SOLO, Keys, continuations, suspects
 from redurable.store.multiplexer import Sink
 from redurable.store.scripts import load
 from redurable.store.session import Session
@@ -55,10 +55,12 @@ class Lease(Asking):
         "started",
         "store",
         "stream_index",
+        "version",
     )  # fmt: skip
 
     def __init__(self, store: Store, keys: Keys, streams: list[str], reply: list[Any]) -> None:
-        intent, index, entry, fence, attempt, created, started, deadline, base, body, entries = reply
+        intent, index, entry, fence, attempt, created, started, deadline, base, body, entries = reply[:11]
+        self.version = reply[11].decode() if len(reply) > 11 else ""  # what it is pinned to
         self.store = store
         self._mux = store.mux
         self._keys = keys
@@ -149,14 +151,18 @@ class Lease(Asking):
         return self._mux.call(_park, self._keys.partition, places, words)
 
     def begin_turn(self, seen: int, turn: int, body: bytes, first: bytes, kept: list[Any]) -> Word:
-        """Begin turn number *turn* with the envelope *body*, and a journal of *first* and *kept* (key, entry, ...)."""
+        """Begin turn number *turn* with the envelope *body*, and a journal of *first* and *kept* (key, entry, ...).
+
+        What is pinned begins it on the version that is current then.
+        """
         keys = self._keys
+        lane = FRESH_LANES[1] if self.version else continuations(None)
         places = (
-            self.head, self._journal, keys.envelope(self.id), self._stream, keys.stream(self.queue, UNPINNED),
+            self.head, self._journal, keys.envelope(self.id), self._stream, keys.stream(self.queue, lane),
             keys.streams, keys.checkpoint(self.id), keys.arrivals(self.id), keys.asked,
         )  # fmt: skip
         words = (
-            self.id, self.fence, self.k, seen, self.entry, UNPINNED, turn, body, first, len(kept), *kept
+            self.id, self.fence, self.k, seen, self.entry, lane, turn, body, first, len(kept), *kept
         )  # fmt: skip
         if self.session is not None and self.session.writes.values:
             more, told = self.session.staying()
@@ -175,7 +181,7 @@ class Lease(Asking):
     def release(self) -> Word:
         """Hand the intent back, uncounted; a suspect stays one."""
         keys = self._keys
-        lane = SOLO if self.lane == SOLO else UNPINNED
+        lane = suspects(self.version) if self.lane.startswith(SOLO) else continuations(self.version)
         return self._mux.call(
             _release,
             keys.partition,

@@ -18,7 +18,7 @@ from redurable.config import Address, check_namespace
 from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.ids import partition_of
 from redurable.model import CancelRequested, ErrorInfo, Outcome, Reopened, Status, encode_entry
-from redurable.store.keys import UNPINNED, Keys, check_queue, meta_key
+from redurable.store.keys import Keys, check_queue, continuations, meta_key
 from redurable.store.multiplexer import Identity, Multiplexer
 from redurable.store.scripts import load, load_all
 from redurable.store.session import Entry, Session
@@ -168,19 +168,20 @@ class Store:
         """Run `cancel` or `expire` on *intent* where its entry is now; return the script's word."""
         keys = self.keys_of(intent)
         while True:
-            queue, at, session = await self.mux.command("HMGET", keys.head(intent), "queue", "at", "session")
+            names = ("queue", "at", "session", "version")
+            queue, at, session, version = await self.mux.command("HMGET", keys.head(intent), *names)
             if queue is None:
                 raise _unknown(intent)
-            name = queue.decode()
+            name, onward = queue.decode(), continuations(version)
             more, words = await self.ending(keys, intent, name, session)
-            lane = at.decode().split("/", 1)[0] if at else UNPINNED
-            continuation = keys.stream(name, UNPINNED)
+            lane = at.decode().split("/", 1)[0] if at else onward
+            continuation = keys.stream(name, onward)
             word = await self.mux.call(
                 load(verb, session=session is not None),
                 keys.partition,
                 (keys.head(intent), keys.journal(intent), keys.stream(name, lane), continuation, keys.streams,
                  keys.outcome(intent), keys.failed, keys.timers, keys.checkpoint(intent), *more),
-                (intent, at or "", UNPINNED, entry, result, KEEP_OTHER_MS,
+                (intent, at or "", onward, entry, result, KEEP_OTHER_MS,
                  keys.namespace + ":r:", keys.namespace + ":h:", *words),
             )  # fmt: skip
             if word == b"NOT_FOUND":
@@ -203,18 +204,20 @@ class Store:
         keys = self.keys_of(intent)
         token = secrets.token_hex(6)
         while True:
-            queue, status, session = await self.mux.command("HMGET", keys.head(intent), "queue", "status", "session")
+            names = ("queue", "status", "session", "version")
+            queue, status, session, version = await self.mux.command("HMGET", keys.head(intent), *names)
             if queue is None:
                 raise _unknown(intent)
             more, words = await self.ending(keys, intent, queue.decode(), session)
             entries = await self.mux.command("LRANGE", keys.journal(intent), 0, -1)
             entry = encode_entry(Reopened(at=now_ms(), voided=failures_of(entries)))
+            lane = continuations(version)
             word = await self.mux.call(
                 load("redrive", session=session is not None),
                 keys.partition,
-                (keys.head(intent), keys.journal(intent), keys.stream(queue.decode(), UNPINNED), keys.streams,
+                (keys.head(intent), keys.journal(intent), keys.stream(queue.decode(), lane), keys.streams,
                  keys.outcome(intent), keys.failed, *more),
-                (intent, len(entries), UNPINNED, entry, token, *words),
+                (intent, len(entries), lane, entry, token, *words),
             )  # fmt: skip
             if word == b"OK":
                 return
@@ -260,11 +263,12 @@ class Store:
     async def wake(self, intent: str) -> str:
         """Continue a WAITING intent now; return OK, WRONG_STATE or NOT_FOUND."""
         keys = self.keys_of(intent)
-        queue = await self.mux.command("HGET", keys.head(intent), "queue")
+        queue, version = await self.mux.command("HMGET", keys.head(intent), "queue", "version")
         if queue is None:
             return "NOT_FOUND"
-        places = (keys.head(intent), keys.stream(queue.decode(), UNPINNED), keys.streams, keys.timers)
-        word = await self.mux.call(_wake, keys.partition, places, (intent, UNPINNED))
+        lane = continuations(version)
+        places = (keys.head(intent), keys.stream(queue.decode(), lane), keys.streams, keys.timers)
+        word = await self.mux.call(_wake, keys.partition, places, (intent, lane))
         return str(word.decode())
 
     def stream_of(self, partition: int, queue: str, lane: str) -> str:

@@ -21,7 +21,7 @@ from redurable.clock import monotonic
 from redurable.errors import StoreError
 from redurable.events import emit
 from redurable.store.keeper import Keeper
-from redurable.store.keys import GROUP
+from redurable.store.keys import FRESH_LANES, GROUP
 from redurable.store.multiplexer import Multiplexer
 from redurable.tasks import background
 
@@ -61,12 +61,18 @@ class _Consumer:
         queues = [queue for queue in worker.queues if queue not in worker.gates.closed]
         groups = [keeper.streams_of(queue)[0] for queue in queues]
         # lane by lane over all queues: every continuation, then every high, ...
-        self.streams = [s for lane in zip(*groups, strict=True) for s in lane]
+        lanes = [s for lane in zip(*groups, strict=True) for s in lane]
+        self.gated, foreign = worker.gates.gated, worker.gates.foreign
+        self.streams = [s for s in lanes if not foreign or not self._elsewhere(s, foreign)]
         self.limits = [self._limit(s) for s in self.streams]
-        self.solo = [keeper.streams_of(queue)[1] for queue in queues]
+        self.solo = [s for queue in queues for s in keeper.streams_of(queue)[1]]
         self.suspects_since: float | None = None
         self.patience = _SUSPECTS_WAIT
         self.rounds = 0
+
+    def _elsewhere(self, stream: str, foreign: frozenset[str]) -> bool:
+        queue, lane = self.keeper.keys.lane_of(stream)
+        return queue in foreign and lane in FRESH_LANES
 
     def _limit(self, stream: str) -> str:
         queue, _ = self.keeper.keys.lane_of(stream)
@@ -130,7 +136,8 @@ class _Consumer:
             streams, limits = streams[::-1], limits[::-1]
         places = {s: i for i, s in enumerate(streams, 1)}
         flat: list[Any] = [x for stream, entry, intent in given for x in (places[stream], entry, intent)]
-        leases = await self.keeper.claim(streams, limits, count, self.worker.number(), self.claimed, flat)
+        number = self.worker.number()
+        leases = await self.keeper.claim(streams, limits, count, number, self.claimed, flat, self.gated)
         for i, lease in enumerate(leases):
             self.worker.begin(lease, solo=solo)
             if i % 10 == 9:

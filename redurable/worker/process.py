@@ -67,6 +67,7 @@ class Options:
     accept: tuple[str, ...] = ()
     lease: float = 10.0
     stall: float = 300.0
+    version: str = ""
     worker_id: str = ""
     index: int = 0
     parent_pipe: int = -1
@@ -103,6 +104,7 @@ async def _child(options: Options, loop: asyncio.AbstractEventLoop) -> int:
         stall=options.stall,
         worker_id=options.worker_id,
         vault=vault_of(options.codec),
+        version=options.version,
     )
     worker = Worker(
         handlers, address_of(options.url), namespace_of(options.namespace), settings=settings, modules=(module,)

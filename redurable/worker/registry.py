@@ -1,7 +1,8 @@
 """
 What a worker process says of itself in the registry, and what it asks of the others there.
 
-Two different functions on one queue and type would take turns at the same intents: the second process refuses to start.
+Two different functions on one queue, type and version would take turns at the same intents: the second process refuses
+to start.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def describe(worker: Worker) -> bytes:
         renewed=now_ms(),
         python=platform.python_version(),
         release=RELEASE,
+        version=worker.settings.version,
         types=tuple(f"{name}={function}" for name, function in _types(worker).items()),
     )
     return msgspec.msgpack.encode(info)
@@ -70,6 +72,8 @@ async def check_queues(worker: Worker) -> None:
     """Raise ConfigurationError QUEUE_TAKEN when another function serves what *worker* would serve."""
     mine = _types(worker)
     for other in await workers(worker.store):
+        if other.version != worker.settings.version:
+            continue
         for served in other.types:
             name, function = served.split("=")
             if other.alive and other.id != worker.id and mine.get(name, function) != function:

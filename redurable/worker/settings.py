@@ -23,7 +23,8 @@ class Settings:
     How a worker behaves; durations in seconds.
 
     concurrency: intents at a time. lease: ownership without renewal. grace: what steps in flight get at a drain.
-    stall: after how long without a turn of the loop the process gives itself up. vault: the payload codecs.
+    stall: after how long without a turn of the loop the process gives itself up. vault: the payload codecs. version:
+    the deployment version ("" = none).
     """
 
     concurrency: int = 100
@@ -33,3 +34,4 @@ class Settings:
     batch: int = 25
     worker_id: str = field(default_factory=new_worker_id)
     vault: Vault | None = None
+    version: str = ""

@@ -48,8 +48,8 @@ async def unheld(worker: Worker, keeper: Keeper) -> None:
 async def _unheld(worker: Worker, keeper: Keeper) -> list[Pending]:
     found: list[Pending] = []
     for queue in worker.queues:
-        lanes, solo = keeper.streams_of(queue)
-        for stream in (*lanes, solo):
+        lanes, alone = keeper.streams_of(queue)
+        for stream in (*lanes, *alone):
             try:
                 found += await keeper.pending(stream, owner=worker.id, idle=_IDLE_MS)
             except StoreError:

@@ -41,7 +41,7 @@ from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
 from redurable.store.subscriber import Subscriber
 from redurable.tasks import background
 from redurable.worker.consume import consume
-from redurable.worker.gates import QUEUES, Gates
+from redurable.worker.gates import QUEUES, Gates, deploy
 from redurable.worker.overdue import overdue
 from redurable.worker.pace import BUSY, Pace
 from redurable.worker.peers import peers, recover_worker
@@ -95,7 +95,7 @@ class Worker:
         self.quiet_until = 0.0
         self.disturbed_at = monotonic()
         self.pace = Pace(1)
-        self.gates = Gates()
+        self.gates = Gates(self.settings.version)
         self.started_at = now_ms()
         self.loop_thread = threading.get_ident()
         self.resources = Resources()
@@ -180,7 +180,7 @@ class Worker:
         await self.store.start()
         mark_worker()
         keys = self.store.keys
-        self.keepers = [Keeper(self.store, p, self.id) for p in range(len(keys))]
+        self.keepers = [Keeper(self.store, p, self.id, self.settings.version) for p in range(len(keys))]
         self.pace = Pace(len(keys))
         self._subscriber = Subscriber(self.store.topology, self._on_message, self._on_subscribed)
         renewer: Renewer | None = None
@@ -192,13 +192,13 @@ class Worker:
             )
             await check_queues(self)
             await declare_schedules(self)
-            await self._look_at_gates()
             for module in self._modules:
                 await self.resources.enter(module)
             for keeper in self.keepers:
                 await keeper.open([s for q in self.queues for s in keeper.streams_of(q)[0]])
             renewer = Renewer(self, asyncio.get_running_loop())
             await asyncio.to_thread(renewer.start)
+            await self._look_at_gates()
             await self._work()
         finally:
             await self._leave(renewer)
@@ -360,6 +360,7 @@ class Worker:
             attempt.hint()
 
     async def _look_at_gates(self) -> None:
+        await deploy(self.keepers, self.queues)
         await self.gates.look(self.store, self.queues, self.id)
 
     def _on_message(self, channel: str, data: bytes) -> None:
@@ -376,7 +377,7 @@ class Worker:
         elif data == BUSY:
             self.pace.stir()
         elif data == QUEUES:
-            background(self._look_at_gates(), "look which queues are paused")
+            background(self._look_at_gates(), "look at the gates")
         elif data == b"solo":
             self.suspects.set()
             self.bulletin.set()
@@ -387,7 +388,7 @@ class Worker:
         self.bulletin.set()
         if reconnected:
             self.disturbed()
-            background(self._look_at_gates(), "look which queues are paused")
+            background(self._look_at_gates(), "look at the gates")
             self.suspects.set()
             self.quiet_until = max(self.quiet_until, monotonic() + GRACE_AFTER_CHANGE)
             for attempt in list(self.attempts.values()):

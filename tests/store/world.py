@@ -85,7 +85,7 @@ class World:
         self.lease: Lease | None = None
         self.numbers = 0
         self.journaled = 0
-        self.streams, self.solo = self.keeper.streams_of(QUEUE)
+        self.streams, (self.solo,) = self.keeper.streams_of(QUEUE)
 
     def advance(self, ms: int) -> None:
         """Move the clock."""

@@ -26,6 +26,7 @@ _KINDS = {
     r"z": "set",
     r"y": "set",
     r"y:.+": "hash",
+    r"dv": "hash",
     r"t": "zset",
     r"s:[^:]+:.+": "zset",
     r"v:[^:]+:.+": "hash",
@@ -44,6 +45,7 @@ _FIELDS = {
     "status", "queue", "created", "at", "reply", "digest", "max", "deadline", "lane", "start", "wake", "reason",
     "fence", "attempt", "base", "started", "finished", "losses", "lost", "canceling", "watch", "cursors", "redriven",
     "changed", "imported", "held", "long", "turn", "owes", "session", "place", "busy", "kept", "told", "paused",
+    "version",
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 -- continue: IN_PROGRESS -> SUBMITTED | PAUSED
 -- Begins the intent's next turn: with a payload of its own (`body`), its journal is `first` and what came and was not
--- used (`kept`: key, entry, ...). Refused when the journal holds more than the owner has seen.
+-- used (`kept`: key, entry, ...). Refused when the journal holds more than the owner has seen. One that is pinned goes
+-- to a fresh `lane`, and is pinned anew there.
 -- by     owner
 -- keys   head journal envelope stream continuation streams cursors arrivals asked
 -- args   id fence k seen entry lane turn body first kept*
@@ -29,6 +30,7 @@ end
 redis.call('SET', envelope, body)
 redis.call('HDEL', head, 'losses', 'lost', 'cursors', 'changed', 'long', 'held', 'owes', 'kept')
 redis.call('HSET', head, 'turn', turn)
+if lane:sub(1, 1) == 'q' then redis.call('HSET', head, 'version', '') end
 requeue(head, h[5], continuation, streams, lane, id)
 if h[4] then redis.call('PUBLISH', h[4], id .. '+') end
 return 'OK'

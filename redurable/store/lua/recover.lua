@@ -20,7 +20,8 @@ if h[2] ~= lane .. '/' .. entry or (h[1] ~= 'SUBMITTED' and h[1] ~= 'IN_PROGRESS
 end
 if moved(session, id) then return 'AGAIN' end -- session
 local losses, reply, to, to_lane = tonumber(h[4] or nil) or 0, 'OK', continuation, continue_lane
-if lane == solo_lane then to, to_lane = solo, solo_lane end
+local alone = lane:sub(1, 7) == 'c:!solo'
+if alone then to, to_lane = solo, solo_lane end
 if h[1] == 'IN_PROGRESS' and counted == '1' then
   local max = tonumber(h[5] or nil) or 3
   -- entries of its own since the claim are progress
@@ -30,7 +31,7 @@ if h[1] == 'IN_PROGRESS' and counted == '1' then
   end
   losses = losses + 1
   redis.call('HSET', head, 'losses', losses)
-  if losses >= max and (lane == solo_lane or max <= 1) then
+  if losses >= max and (alone or max <= 1) then
     drop(stream, entry)
     finish({head = head, outcome = outcome, view = view, timers = timers, cursors = cursors},
       id, 'FAILED', result, keep, channels)
