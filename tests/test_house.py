@@ -26,8 +26,8 @@ PACKAGE = ROOT / "redurable"
 FLOORS = (
     frozenset({"cli", "gateway", "telemetry", "testing", "integrations", "bench", "demo", "__main__"}),
     frozenset({
-        "client", "answers", "archive", "blocking", "control", "deployments", "reading", "schedules", "sessions", "sync",
-        "worker",
+        "client", "answers", "archive", "blocking", "control", "deployments", "reading", "schedules", "sessions",
+        "sync", "worker",
     }),
     frozenset({"runtime"}),
     frozenset({"journal", "store"}),

@@ -47,6 +47,7 @@ def as_fields(info: IntentInfo) -> dict[str, Any]:
         "attempt": info.attempt,
         "losses": info.losses,
         "worker": info.worker,
+        "version": info.version,
         "entries": info.entries,
         "step": info.step,
         "changed": list(info.changed),
@@ -77,7 +78,7 @@ def get(
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
     JSON: id, queue, type, status, reason, canceling, paused, turn, held, long, priority, attempt, losses, worker,
-    entries, step, changed, labels, idempotency_key, session, created, start, started, wake, deadline, finished, error
+    version, entries, step, changed, labels, idempotency_key, session, created, start, started, wake, deadline, finished, error
     (type, message, code, details, traceback), result; what is not known is null.
     """
 
@@ -107,6 +108,7 @@ def get(
         ("turn", info.turn if info.turn > 1 else ""),
         ("losses", f"{info.losses} (owners lost since the last progress)" if info.losses else ""),
         ("worker", info.worker if not info.status.final else ""),
+        ("version", info.version),
         ("last step", info.step),
         ("entries", info.entries or ""),
         ("long", f"{info.long} in its journal: let its handler continue_as_new" if info.long else ""),

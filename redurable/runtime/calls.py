@@ -81,6 +81,7 @@ class Current:
     deadline: datetime | None
     labels: dict[str, str]
     step: str | None
+    version: str | None
 
 
 def _needed(what: str) -> Scope:
@@ -107,6 +108,7 @@ def current() -> Current:
         deadline=to_datetime(lease.deadline) if lease.deadline else None,
         labels=dict(attempt.labels),
         step=scope.step[0] if scope.step else None,
+        version=lease.version or None,
     )
 
 

@@ -73,6 +73,7 @@ class MemoryLease:
         self.queue = intent.queue
         self.lane = f"{intent.queue}:normal"
         self.fence = str(head["fence"])
+        self.version = ""
         self.worker = self.fence.split(":")[1]
         self.attempt = int(head["attempt"])
         self.created = int(head["created"])
