@@ -19,9 +19,7 @@ def _rows(cli: Cli) -> dict[str | None, dict[str, Any]]:
     return {row["version"]: row for row in cli("deployments", "--json").json if row["queue"] == QUEUE}
 
 
-def test_versions_are_listed_promoted_and_told_safe_to_retire(
-    cli: Cli, start_worker: Callable[..., Running]
-) -> None:
+def test_versions_are_listed_promoted_and_told_safe_to_retire(cli: Cli, start_worker: Callable[..., Running]) -> None:
     words = ("tests.cli.app:plain", "--queue", QUEUE)
     first = start_worker(*words, "--version", "v1")
     assert first.wait_for("worker.starting")["version"] == "v1"

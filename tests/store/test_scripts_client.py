@@ -166,8 +166,8 @@ def _claim_words(world: World) -> tuple[Any, ...]:
     from tests.store.world import CLAIMED
 
     streams = [*world.streams, world.solo]
-    args = ("w1", 1, 1, world.keys.prefix, CLAIMED, len(streams), *[""] * len(streams), 0)
-    return load("claim"), 0, (world.keys.workers, *streams), args
+    args = ("w1", 1, 1, world.keys.prefix, CLAIMED, "", "", len(streams), *[""] * len(streams), 0)
+    return load("claim"), 0, (world.keys.workers, world.keys.versions, *streams), args
 
 
 class TestRedrive:
