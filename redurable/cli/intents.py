@@ -78,8 +78,8 @@ def get(
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
     JSON: id, queue, type, status, reason, canceling, paused, turn, held, long, priority, attempt, losses, worker,
-    version, entries, step, changed, labels, idempotency_key, session, created, start, started, wake, deadline, finished,
-    error (type, message, code, details, traceback), result; what is not known is null.
+    version, entries, step, changed, labels, idempotency_key, session, created, start, started, wake, deadline,
+    finished, error (type, message, code, details, traceback), result; what is not known is null.
     """
 
     async def work() -> tuple[IntentInfo, Any]:
