@@ -1,7 +1,7 @@
 -- claim: SUBMITTED -> IN_PROGRESS
 -- Takes what `given` names (stream, entry, id: a blocking read delivered them), then up to `count` from the streams in
 -- their order, and answers all that attempts need. Keys of intents are built from `prefix`: ids are only known here.
--- A worker's numbers rise; sent again with one that was used, it answers what that call took. `gated` ('' = no queue has
+-- A worker's numbers rise; sent again with one that was used, it answers what that took. `gated` ('' = no queue has
 -- versions): fresh work is for the current one, the first claim pins it. What is pinned to another is put there.
 -- by     worker
 -- keys   workers versions streams*
