@@ -27,7 +27,7 @@ import random as _random
 import threading
 import uuid
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -45,6 +45,7 @@ from redurable.runtime.steps import perform
 from redurable.runtime.turns import seed_of
 
 __all__ = [
+    "Checkpoints",
     "Current",
     "checkpoint",
     "compensate",
@@ -101,12 +102,12 @@ def current() -> Current:
     return Current(
         id=lease.id,
         queue=lease.queue,
-        type=attempt.type,
+        type=attempt.spec.type,
         attempt=lease.attempt,
         epoch=lease.epoch,
         key=lease.session.key if lease.session is not None else None,
         deadline=to_datetime(lease.deadline) if lease.deadline else None,
-        labels=dict(attempt.labels),
+        labels=dict(attempt.envelope.labels),
         step=scope.step[0] if scope.step else None,
         version=lease.version or None,
     )
@@ -279,6 +280,19 @@ class _Run:
 run = _Run()
 
 
+@dataclass(slots=True)
+class Checkpoints:
+    """Cursors of an attempt's long steps: what earlier tries kept, when the next write is allowed."""
+
+    values: dict[str, bytes] | None = None
+    next_write: dict[str, float] = field(default_factory=dict)
+
+
+def _kept(scope: Scope) -> Checkpoints:
+    kept = scope.attempt.checkpoints = scope.attempt.checkpoints or Checkpoints()
+    return kept
+
+
 async def checkpoint(value: Any) -> None:
     """
     Keep *value* as the cursor of the step that runs now, at most ten times a second.
@@ -291,7 +305,7 @@ async def checkpoint(value: Any) -> None:
         return
     if scope.step is None:
         raise UsageError("checkpoint() keeps the cursor of a step; it was called outside of one")
-    kept = scope.attempt.checkpoints
+    kept = _kept(scope)
     name, at = scope.place(), scope.attempt.loop.time()
     if at < kept.next_write.get(name, 0.0):
         return
@@ -315,7 +329,7 @@ async def last_checkpoint(of: type[T] | Any = Any, default: T | Any = None) -> T
         return default
     if scope.step is None:
         raise UsageError("last_checkpoint() reads the cursor of a step; it was called outside of one")
-    kept = scope.attempt.checkpoints
+    kept = _kept(scope)
     if kept.values is None:
         flat = await scope.attempt.lease.read_checkpoints()
         kept.values = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}

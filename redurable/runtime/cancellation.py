@@ -8,14 +8,19 @@ same live and on replay, however long the steps took, and a step's result is nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from contextvars import Context
+from typing import TYPE_CHECKING
 
 from redurable.clock import now_ms
 from redurable.errors import Canceled
-from redurable.journal.cursor import INSIDE, Call
+from redurable.journal.cursor import INSIDE
 from redurable.model import CancelRequested
 
-__all__ = ["Cancellation"]
+if TYPE_CHECKING:
+    from redurable.runtime.conductor import Conductor
+
+__all__ = ["NOT_ASKED", "Cancellation"]
 
 
 class Cancellation:
@@ -30,8 +35,8 @@ class Cancellation:
 
     __slots__ = ("_announced", "delivered", "entry", "owed")
 
-    def __init__(self) -> None:
-        self.entry: CancelRequested | None = None
+    def __init__(self, entry: CancelRequested | None = None) -> None:
+        self.entry = entry
         self.delivered = False
         self.owed = False
         self._announced = False
@@ -45,9 +50,30 @@ class Cancellation:
         """Return what a thread that waits is given; a task is cancelled as asyncio does it."""
         return Canceled(self.entry.note if self.entry is not None and self.entry.note else "the intent was cancelled")
 
-    def announcement(self, bodies: Iterable[Call]) -> CancelRequested | None:
-        """Return, once, the entry at which the handler is to meet it; None while *bodies* are to finish first."""
-        if self.entry is None or self._announced or any(b.finish and INSIDE not in b.identity[0] for b in bodies):
-            return None
+    def announce(self, conductor: Conductor) -> None:
+        """Record, once, where the handler is to meet it; not while bodies are to finish first."""
+        if self._announced or any(b.finish and INSIDE not in b.identity[0] for b in conductor.bodies):
+            return
+        assert self.entry is not None
+
+        def landed(future: asyncio.Future[None]) -> None:
+            if future.exception() is None and not conductor.over:
+                conductor.kick()
+
         self._announced = True
-        return CancelRequested(now_ms(), self.entry.status, self.entry.note)
+        entry = CancelRequested(now_ms(), self.entry.status, self.entry.note)
+        conductor.recorder.append(entry).add_done_callback(landed, context=Context())
+
+    def deliver(self, conductor: Conductor) -> None:
+        """The handler is at rest where it was cancelled before, or is to be now."""
+        self.delivered = True
+        if conductor.main.task is not None:
+            conductor.main.task.cancel()
+            return
+        waiting = [call.future for call in conductor.cursor.calls if call.future is not None and not call.future.done()]
+        for future in waiting:
+            future.set_exception(self.error())
+        self.owed = not waiting
+
+
+NOT_ASKED = Cancellation()  # of all attempts that were not cancelled: nobody changes it

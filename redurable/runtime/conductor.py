@@ -22,7 +22,7 @@ from redurable.errors import JournalMismatchError, Suspended
 from redurable.journal.cursor import ABANDONED, ASKED, DONE, INSIDE, RUNNING, Call, Cursor, Identity, inside_of
 from redurable.journal.rest import QUIET_TURNS, more_turns
 from redurable.model import Called, Compensating, Reason, StepTried, TimerSet
-from redurable.runtime.cancellation import Cancellation
+from redurable.runtime.cancellation import NOT_ASKED, Cancellation
 from redurable.runtime.early import Early
 from redurable.runtime.parking import Parking
 from redurable.runtime.recorder import Recorder
@@ -39,12 +39,9 @@ class Conductor:
     Args:
         main: The main scope.
         cursor, recorder: The journal and the way into it.
-        on_park: See `Parking`; called when nothing but durable waits is left.
     """
 
-    def __init__(
-        self, main: Scope, cursor: Cursor, recorder: Recorder, on_park: Callable[[int | None, Reason], None]
-    ) -> None:
+    def __init__(self, main: Scope, cursor: Cursor, recorder: Recorder) -> None:
         self.main = main
         self.cursor = cursor
         self.recorder = recorder
@@ -54,20 +51,20 @@ class Conductor:
         self.quiet_turns = QUIET_TURNS
         self.signal: BaseException | None = None
         self.ending: Compensating | None = None
-        self.cancellation = Cancellation()
+        self.cancellation = NOT_ASKED
         self.over = False
         self.undoing = False  # undo work runs: a cancel changes nothing any more
         self.on_unwound: Callable[[], None] | None = None
         self.scopes: set[Scope] = {main}
         self.abandoned: list[Identity] = []  # calls given up since the last record
-        self._loop = asyncio.get_running_loop()
-        self._parking = Parking(self, on_park)
+        self._loop = main.attempt.loop
         self.futures: set[asyncio.Future[None]] = set()  # of calls that wait
         self.bodies: set[Call] = set()  # calls at work
         self._pumping = False
         self._quiet = 0
         self._more = 0
-        self._early = Early(self)
+        self._parking: Parking | None = None
+        self._early: Early | None = None
         self._fast_call: Call | None = None
 
     def begin(self) -> None:
@@ -84,6 +81,7 @@ class Conductor:
                 self.branched = True
         self._refresh()
         if not self.cursor.exhausted:
+            self._early = Early(self)
             self._early.look_soon()  # should the handler never ask for anything
 
     def _refresh(self) -> None:
@@ -95,6 +93,10 @@ class Conductor:
             and not self.futures
             and self.cursor.exhausted
         )
+
+    def still_fast(self) -> bool:
+        """Whether nothing has come between since the step began."""
+        return self.fast
 
     def check(self) -> None:
         """Raise the signal of an attempt that is being unwound."""
@@ -111,7 +113,7 @@ class Conductor:
             self.bodies = {b for b in self.bodies if not identity[0].startswith(inside_of(b.identity))}
             self._unwind_when_idle()
             return Call(identity, state=ABANDONED)
-        self.leave_fast()
+        self._leave_fast()
         scope.durable = True
         try:
             return self.cursor.ask(identity, key, reason)
@@ -119,7 +121,7 @@ class Conductor:
             self.unwind(error)
             raise
 
-    def leave_fast(self) -> None:
+    def _leave_fast(self) -> None:
         """Go on in the general way; a step on the short way becomes a call like any other."""
         if self.fast:
             self.fast = False
@@ -129,12 +131,9 @@ class Conductor:
                 self._fast_call.finish = True
                 self.bodies.add(self._fast_call)
 
-    def still_fast(self) -> bool:
-        """Whether nothing has come between since the step began."""
-        return self.fast
-
     def take_fast_call(self) -> Call:
-        """Return the call that the step on the short way has become."""
+        """Return the call that the step on the short way becomes, or has become."""
+        self._leave_fast()
         call, self._fast_call = self._fast_call, None
         assert call is not None
         return call
@@ -161,6 +160,7 @@ class Conductor:
         call.future = future
         self.futures.add(future)
         scope.waiting = True
+        self._parking = self._parking or Parking(self)
         self._parking.moved()
         try:
             self.kick()
@@ -247,18 +247,18 @@ class Conductor:
         """A child task was started in the handler."""
         self.scopes.add(scope)
         if INSIDE not in scope.path:
-            self.leave_fast()
+            self._leave_fast()
             self.branched = True
 
     def departed(self, scope: Scope) -> None:
         """A child task is over."""
         self.scopes.discard(scope)
-        if self.futures or self._parking.armed:
+        if self.futures or (self._parking is not None and self._parking.armed):
             self.kick()
 
     def news(self) -> None:
         """Entries came from outside."""
-        self.leave_fast()
+        self._leave_fast()
         self.branched = True
         self.kick()
 
@@ -268,8 +268,9 @@ class Conductor:
             return
         self.signal = signal
         self.fast = False
-        self._parking.cancel()
-        self._early.cancel()
+        for waits in (self._parking, self._early):
+            if waits is not None:
+                waits.cancel()
         for future in self.futures:
             if not future.done():
                 future.set_exception(signal)
@@ -283,9 +284,19 @@ class Conductor:
         if self.on_unwound is not None:
             self.on_unwound()
 
+    def close(self) -> None:
+        """The attempt is over: rings are cut, so that all is freed at once, unless branches or threads outlive it."""
+        self.over = True
+        if len(self.scopes) == 1 and self.main.thread is None:
+            self.fast = False
+            self._parking = self._early = None
+            self.scopes.clear()
+            del self.main
+            self.recorder.close()
+
     def drain(self) -> None:
         """Start nothing more; unwind once the steps in flight are recorded."""
-        self.leave_fast()
+        self._leave_fast()
         self.draining = True
         self._unwind_when_idle()
 
@@ -333,7 +344,7 @@ class Conductor:
         kind, what = self.cursor.advance()
         if kind == "noted":
             return True
-        if kind != "held":
+        if kind != "held" and self._early is not None:
             self._early.over()
         if kind == "ready":
             self._deliver(what)
@@ -343,9 +354,9 @@ class Conductor:
                 self._deliver(call)
             return self.branched or not what
         if kind == "requested" and not self.undoing:
-            self.cancellation.entry = what
+            self.cancellation = Cancellation(what)
         if kind == "cancel" and not self.undoing:
-            self._cancel()
+            self.cancellation.deliver(self)
         if kind in ("requested", "cancel"):
             return True
         if kind == "ending":
@@ -353,6 +364,7 @@ class Conductor:
             self.unwind(Suspended("the handler has ended; its compensation runs"))
             return False
         if kind == "held":
+            self._early = self._early or Early(self)
             self._early.hold(what)
             return False
         return self._at_end()
@@ -365,7 +377,7 @@ class Conductor:
     def _at_end(self) -> bool:
         """The journal is applied to its end: what was asked for may start; else wait for the clock, or park."""
         if self.cancellation.pending:
-            self._announce_cancel()
+            self.cancellation.announce(self)
             return False
         now = now_ms()
         due: list[Call] = []
@@ -383,27 +395,6 @@ class Conductor:
                 self.bodies.add(call)
                 call.future.set_result(None)
                 started = True
-        if not started and (due or held):
+        if not started and (due or held) and self._parking is not None:
             self._parking.consider(due, held)
         return False
-
-    def _announce_cancel(self) -> None:
-        """Record where the handler meets its cancel; the entry takes effect there as any other does."""
-        entry = self.cancellation.announcement(self.bodies)
-        if entry is not None:
-            self.recorder.append(entry).add_done_callback(self._landed, context=Context())
-
-    def _landed(self, future: asyncio.Future[None]) -> None:
-        if future.exception() is None and not self.over:
-            self.kick()
-
-    def _cancel(self) -> None:
-        """The handler is at rest where it was cancelled before, or is to be now."""
-        self.cancellation.delivered = True
-        if self.main.task is not None:
-            self.main.task.cancel()
-            return
-        waiting = [call.future for call in self.cursor.calls if call.future is not None and not call.future.done()]
-        for future in waiting:
-            future.set_exception(self.cancellation.error())
-        self.cancellation.owed = not waiting

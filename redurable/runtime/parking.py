@@ -8,7 +8,6 @@ and wakes the conductor itself for what is due soon. Invariant: one timer at mos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from redurable.clock import now_ms
@@ -31,18 +30,12 @@ _ORDER = (Reason.HUMAN, Reason.PROMISE, Reason.INTENT, Reason.RETRY, Reason.TIME
 
 
 class Parking:
-    """
-    The parking of one conductor's handler.
+    """The parking of one conductor's handler."""
 
-    Args:
-        on_park: Called with the time (ms) to be woken at, None for no time, and the reason.
-    """
+    __slots__ = ("_conductor", "_pause", "_timer")
 
-    __slots__ = ("_conductor", "_on_park", "_pause", "_timer")
-
-    def __init__(self, conductor: Conductor, on_park: Callable[[int | None, Reason], None]) -> None:
+    def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
-        self._on_park = on_park
         self._pause = _LOOK
         self._timer: asyncio.TimerHandle | None = None
 
@@ -69,7 +62,7 @@ class Parking:
             if self._possible():
                 first = _recheck(first, held)
                 reasons = {call.reason for call in (*due, *held)}
-                self._on_park(first, next(reason for reason in _ORDER if reason in reasons))
+                self._conductor.main.attempt.park(first, next(reason for reason in _ORDER if reason in reasons))
             # whoever asked last has not come to rest yet, or something foreign goes on
             wait = min(wait, self._pause)
             self._pause = min(self._pause * 2, _SELDOM)

@@ -10,24 +10,42 @@ entry is in the journal, whatever happens to the task that waits for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from redurable.errors import Fenced, PayloadTooLarge
+from redurable.errors import CodecError, Fenced, PayloadTooLarge
 from redurable.journal.cursor import Cursor
 from redurable.model import Entry, encode_entry
 from redurable.store.inspection import readable
 from redurable.store.lease import Lease
 from redurable.tasks import background
 
-__all__ = ["Recorder"]
+__all__ = ["Owner", "Recorder"]
 
 _MOST = 400  # entries in one call
 _PART = 1 << 20  # bytes of a journal that are read at a time
 
 
-def _never(entries: int, size: int) -> None:
-    """What is told of a journal that has no bounds."""
+class Owner(Protocol):
+    """Whose recorder it is. One object in place of a bound method a matter: an attempt is made for every intent."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    def news(self) -> None:
+        """Entries came that this attempt did not write."""
+        ...
+
+    def lost(self, word: str) -> None:
+        """The store refuses this owner (FENCED, WRONG_STATE, REGRESSED, ...); told once."""
+        ...
+
+    def grown(self, entries: int, size: int) -> None:
+        """The journal has more entries or bytes than it was bound to."""
+        ...
+
+    def hold(self, error: CodecError) -> None:
+        """An entry cannot be sealed or opened."""
+        ...
 
 
 class Recorder:
@@ -37,34 +55,24 @@ class Recorder:
     Args:
         lease: The ownership under which is written.
         cursor: The journal to extend.
-        on_news: Called when entries came that this attempt did not write.
-        on_lost: Called once with a word when the store refuses this owner (FENCED, WRONG_STATE, REGRESSED, ...).
+        owner: Who is told what happens.
         limit: The most bytes that one entry may have.
     """
 
     __slots__ = (
-        "_flying", "_heaviest", "_limit", "_loop", "_most", "_on_long", "_on_lost", "_on_news", "_queue", "_syncing",
-        "cursor", "lease", "lost", "size",
+        "_flying", "_heaviest", "_limit", "_loop", "_most", "_owner", "_queue", "_syncing", "cursor", "lease", "lost",
+        "size",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        lease: Lease,
-        cursor: Cursor,
-        on_news: Callable[[], None],
-        on_lost: Callable[[str], None],
-        limit: int,
-    ) -> None:
+    def __init__(self, lease: Lease, cursor: Cursor, owner: Owner, limit: int) -> None:
         self.lease = lease
         self.cursor = cursor
         self.lost: str | None = None
-        self._loop = asyncio.get_running_loop()
-        self._on_news = on_news
-        self._on_lost = on_lost
+        self._loop = owner.loop
+        self._owner = owner
         self.size = 0  # bytes of the journal, as far as this attempt has seen
         self._limit = limit
         self._most = self._heaviest = 1 << 62
-        self._on_long: Callable[[int, int], None] = _never
         self._flying: list[tuple[Entry, asyncio.Future[None], bytes]] = []
         self._queue: list[tuple[Entry, asyncio.Future[None], bytes]] = []
         self._syncing: asyncio.Task[None] | None = None
@@ -116,9 +124,15 @@ class Recorder:
         self.size = size
         self.cursor.load(await self._decoded(found))
 
-    def bound(self, entries: int, size: int, on_long: Callable[[int, int], None]) -> None:
-        """Call *on_long* with entries and bytes of the journal, as soon as it has more of either."""
-        self._most, self._heaviest, self._on_long = entries, size, on_long
+    def bound(self, entries: int, size: int) -> None:
+        """Tell the owner as soon as the journal has more entries, or bytes."""
+        self._most, self._heaviest = entries, size
+
+    def close(self) -> None:
+        """Nothing more is appended or fetched; the owner, which is over, is let go."""
+        if self.idle:
+            self.lose("OVER")
+            del self._owner
 
     async def _decoded(self, found: list[bytes]) -> list[Entry]:
         return [readable(raw) for raw in found]
@@ -160,7 +174,7 @@ class Recorder:
                 future.set_result(None)
         flying.clear()
         if reply > self._most or self.size > self._heaviest:
-            self._on_long(reply, self.size)
+            self._owner.grown(reply, self.size)
         if self._queue:
             self._next()
 
@@ -201,7 +215,7 @@ class Recorder:
             if not future.done():
                 future.set_result(None)
         self._next()
-        self._on_news()
+        self._owner.news()
 
     def lose(self, word: str) -> None:
         """This owner is refused: nothing more is sent; what is out is still answered."""
@@ -216,7 +230,7 @@ class Recorder:
         flying, self._flying = self._flying, []
         self._refuse(flying)
         if not known:
-            self._on_lost(word)
+            self._owner.lost(word)
 
     def _refuse(self, waiting: list[tuple[Entry, asyncio.Future[None], bytes]]) -> None:
         for _, future, _ in waiting:

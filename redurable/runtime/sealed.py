@@ -9,13 +9,12 @@ the attempt is told, and ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from redurable.codecs.base import Vault
 from redurable.errors import CodecError, Fenced
 from redurable.journal.cursor import Cursor
 from redurable.model import Entry, encode_entry
-from redurable.runtime.recorder import Recorder
+from redurable.runtime.recorder import Owner, Recorder
 from redurable.store.inspection import readable
 from redurable.store.lease import Lease
 from redurable.tasks import background
@@ -29,24 +28,13 @@ class SealedRecorder(Recorder):
 
     Args:
         vault: What seals and opens.
-        on_refused: Called once, with what was wrong, when an entry cannot be sealed or opened.
     """
 
-    __slots__ = ("_line", "_on_refused", "_sealing", "_vault")
+    __slots__ = ("_line", "_sealing", "_vault")
 
-    def __init__(
-        self,
-        lease: Lease,
-        cursor: Cursor,
-        on_news: Callable[[], None],
-        on_lost: Callable[[str], None],
-        limit: int,
-        vault: Vault,
-        on_refused: Callable[[CodecError], None],
-    ) -> None:
-        super().__init__(lease, cursor, on_news, on_lost, limit)
+    def __init__(self, lease: Lease, cursor: Cursor, owner: Owner, limit: int, vault: Vault) -> None:
+        super().__init__(lease, cursor, owner, limit)
         self._vault = vault
-        self._on_refused = on_refused
         self._line: list[tuple[Entry, asyncio.Future[None]]] = []
         self._sealing: asyncio.Task[None] | None = None
 
@@ -82,7 +70,7 @@ class SealedRecorder(Recorder):
                 self._queue += [(*one, encode_entry(struct)) for one, struct in zip(line, sealed, strict=False)]
                 self._next()
         except CodecError as error:
-            self._on_refused(error)
+            self._owner.hold(error)
         finally:
             self._sealing = None
 

@@ -207,9 +207,7 @@ async def _short_failed(
 ) -> Any:
     """A body failed on the short way: go on with it in the general one."""
     scope.ran(spec.name, begun)
-    conductor = scope.attempt.conductor
-    conductor.leave_fast()
-    call = conductor.take_fast_call()
+    call = scope.attempt.conductor.take_fast_call()
     scope.step = None
     await closed(scope, call, failed(spec, scope, call, error))
     return await _persist(scope, spec, call, args, kwargs)
@@ -258,7 +256,6 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
             return await _short_failed(scope, spec, n, error, args, kwargs, begun)  # type: ignore[no-any-return]  # typed by the wrapper
         except asyncio.CancelledError:
             if conductor.signal is None and not conductor.over:
-                conductor.leave_fast()
                 conductor.give_up(conductor.take_fast_call())
             raise
         finally:

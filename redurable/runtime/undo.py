@@ -8,12 +8,10 @@ the intent will end, so that a later attempt goes on here, whatever its handler 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from redurable.errors import JournalMismatchError, StepFailed
 from redurable.events import emit
-from redurable.model import Reason
 from redurable.runtime.conductor import Conductor
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.spec import StepSpec
@@ -27,12 +25,12 @@ __all__ = ["undo"]
 COMPENSATE_FOR = 600.0  # s
 
 
-async def undo(attempt: Attempt, on_park: Callable[[int | None, Reason], None]) -> None:
+async def undo(attempt: Attempt) -> None:
     """Run the undo work of *attempt*, by a conductor of its own; return when it is done, or unwound."""
     scope = Scope(attempt, "compensate")
     scope.task = None
     before = attempt.conductor
-    conductor = attempt.conductor = Conductor(scope, before.cursor, before.recorder, on_park)
+    conductor = attempt.conductor = Conductor(scope, before.cursor, before.recorder)
     conductor.undoing = True
     conductor.begin()
     scope.task = asyncio.current_task()

@@ -153,8 +153,8 @@ class VirtualLoop(Loop):
             return False
         if self.attempt is None:
             return True
-        conductor, main = self.attempt.conductor, self.attempt.main
-        threads = [s for s in {main, *conductor.scopes} if s.thread is not None or s.task is None]
-        jobs = [s for s in threads if s is main or s.task is not None]  # the others are threads of sync.gather
+        conductor = self.attempt.conductor
+        threads = [s for s in conductor.scopes if s.thread is not None or s.task is None]
+        jobs = [s for s in threads if s is conductor.main or s.task is not None]  # others: of sync.gather
         asked = any(c.future is not None and not c.future.done() for c in conductor.cursor.calls)
         return len(jobs) != self._jobs or not asked or not all(s.waiting for s in threads)

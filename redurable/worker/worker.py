@@ -250,7 +250,7 @@ class Worker:
 
     async def _drain(self) -> None:
         for attempt in list(self.attempts.values()):
-            attempt.drain()
+            attempt.conductor.drain()
         await self._until_idle(self.settings.grace)
         for attempt in list(self.attempts.values()):
             attempt.unwind()
@@ -371,7 +371,7 @@ class Worker:
             elif data[:1] == b"!":
                 background(self.deny(attempt), "look whether it was killed")
             elif data[:1] == b"|":
-                attempt.drain()
+                attempt.conductor.drain()
             else:
                 attempt.hint()
         elif data == BUSY:
