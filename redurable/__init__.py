@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     )
     from redurable.runtime.children import call, send
     from redurable.runtime.handlers import Depends, handler, lifespan
+    from redurable.runtime.patches import patched
     from redurable.runtime.promises import Promise, promise
     from redurable.runtime.race import Winner, race
     from redurable.runtime.scheduling import schedule
@@ -116,6 +117,7 @@ __all__ = [
     "last_checkpoint",
     "lifespan",
     "now",
+    "patched",
     "promise",
     "race",
     "random",
@@ -148,6 +150,7 @@ _HOMES = {
     ),
     "redurable.runtime.children": "call send",
     "redurable.runtime.handlers": "Depends handler lifespan",
+    "redurable.runtime.patches": "patched",
     "redurable.runtime.promises": "Promise promise",
     "redurable.runtime.race": "Winner race",
     "redurable.runtime.scheduling": "schedule",

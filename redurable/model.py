@@ -61,6 +61,7 @@ __all__ = [
     "ErrorInfo",
     "IntentInfo",
     "Outcome",
+    "Patched",
     "Priority",
     "Reason",
     "Reopened",
@@ -299,6 +300,13 @@ class Continued(msgspec.Struct, array_like=True, tag=30):
     before: int
 
 
+class Patched(msgspec.Struct, array_like=True, tag=40):
+    """The handler came to the place of `change` for the first time: it takes the new way."""
+
+    at: int
+    change: str
+
+
 class Arrived(msgspec.Struct, array_like=True, tag=20):
     """
     What came from outside under `key`: a promise's value (or its rejection, FAILED), or a child's outcome.
@@ -328,6 +336,7 @@ Entry = (
     | CancelRequested
     | Compensating
     | Continued
+    | Patched
 )
 
 encode_entry = msgspec.msgpack.Encoder().encode

@@ -106,6 +106,7 @@ PUBLIC: tuple[str, ...] = (
     "last_checkpoint",
     "lifespan",
     "now",
+    "patched",
     "promise",
     "race",
     "random",

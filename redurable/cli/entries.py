@@ -19,6 +19,7 @@ from redurable.model import (
     Continued,
     Entry,
     ErrorInfo,
+    Patched,
     Reopened,
     StepDone,
     StepFailedEntry,
@@ -43,6 +44,7 @@ _KINDS: dict[type, str] = {
     Arrived: "arrived",
     Called: "called",
     Continued: "continued",
+    Patched: "patched",
 }
 _PREVIEW = 120
 
@@ -139,6 +141,8 @@ def _detail(entry: Entry) -> dict[str, Any]:
         return {"status": entry.status.value, "error": None if entry.error is None else error_fields(entry.error)}
     if isinstance(entry, Continued):
         return {"turn": entry.turn, "before": entry.before}
+    if isinstance(entry, Patched):
+        return {"change": entry.change}
     return {}
 
 
@@ -168,6 +172,8 @@ def _told(entry: Entry) -> str:
         return f"will end {entry.status.value} {raised}".strip()
     if isinstance(entry, Continued):
         return f"turn {entry.turn}; {entry.before} entries of earlier turns are gone"
+    if isinstance(entry, Patched):
+        return entry.change
     return ""
 
 

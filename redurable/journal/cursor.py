@@ -26,6 +26,7 @@ from redurable.model import (
     Compensating,
     Continued,
     Entry,
+    Patched,
     Reason,
     Reopened,
     StepDone,
@@ -48,6 +49,7 @@ __all__ = [
     "inside_of",
     "running",
     "unused",
+    "went_past",
 ]
 
 Identity = tuple[str, str, int | str]
@@ -100,6 +102,7 @@ class Cursor:
         self.turn = 1
         self.before = 0  # entries of earlier turns
         self.failures = 0  # attempts that failed since the last operator's retry, which voids those before
+        self.patches: dict[str, bool] = {}  # what `patched` answers for a change
         self._requested = False
         self._entries: list[Entry | None] = []
         self._past = 0
@@ -146,6 +149,8 @@ class Cursor:
             self.failures += 1
         elif isinstance(entry, Continued):
             self.turn, self.before = entry.turn, entry.before
+        elif isinstance(entry, Patched):
+            self.patches[entry.change] = True
         if not isinstance(entry, _IDENTIFIED):
             self.reopened += isinstance(entry, Reopened)
             if isinstance(entry, Arrived):
@@ -299,8 +304,8 @@ class Cursor:
 
     def _take(self, entry: Any) -> None:
         self.applied += 1
-        # a claim happens at another time on every run of the handler's past: it is not part of it
-        if entry is not None and not isinstance(entry, Claimed):
+        # a claim happens at another time on every run of the handler's past, and nobody waits for a `Patched` to land
+        if entry is not None and not isinstance(entry, Claimed | Patched):
             self.last_at = max(self.last_at, entry.at)
 
     def ending_ahead(self) -> Compensating | None:
@@ -366,6 +371,16 @@ class Cursor:
 def running(cursor: Cursor) -> list[str]:
     """Return the ids of children that were started and have not ended."""
     return [e.child for e in cursor._entries if isinstance(e, Called) and e.child not in cursor.brought]
+
+
+def went_past(cursor: Cursor) -> bool:
+    """Return whether an earlier attempt recorded a call that the handler has not come to yet."""
+    inside = tuple(map(inside_of, cursor._calls))
+    return any(
+        (entry.scope, entry.name, entry.n) not in cursor._calls and not entry.scope.startswith(inside)
+        for entry in cursor._entries[cursor.applied : cursor._past]
+        if isinstance(entry, _IDENTIFIED)
+    )
 
 
 def unused(cursor: Cursor) -> list[Arrived]:
