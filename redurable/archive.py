@@ -1,20 +1,92 @@
-"""What a client does with whole intents: take them out, put them in, remove them. `Client` is one of these."""
+"""What a client does with whole intents: copy, take out, put in, remove. `Client` is one of these."""
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
+import msgspec
+
+from redurable import spans
+from redurable.answers import check_outside
+from redurable.clock import now_ms
+from redurable.codec import digest, encode
+from redurable.codecs.base import Vault
+from redurable.errors import IdempotencyConflict
+from redurable.ids import IntentId, derived_id, new_id, partition_of
+from redurable.journal.forks import Past, past
+from redurable.model import Envelope, Forked, encode_entry
+from redurable.options import check_texts
+from redurable.portable import Parts
+from redurable.runtime.turns import turn_seed
 from redurable.store import archive
+from redurable.store.inspection import decode_envelope
+from redurable.store.keys import UNPINNED
 from redurable.store.store import Store
 
-__all__ = ["Archive"]
+__all__ = ["SAME", "Archive"]
+
+SAME: Any = object()
+_TAKEN = ("queue", "session", "max")  # of the head
 
 
 class Archive:
-    """The part of a client that moves and removes intents."""
+    """The part of a client that copies, moves and removes intents."""
+
+    _limit: int
+    _vault: Vault | None
 
     async def _store(self) -> Store:
         raise NotImplementedError
+
+    async def fork(
+        self, intent: str, from_step: str, *, payload: Any = SAME, idempotency_key: str | None = None
+    ) -> IntentId[Any]:
+        """
+        Send a new intent that begins with the journal of *intent* up to *from_step*, and return its id.
+
+        Its handler is given what was recorded until then, and goes on by itself from there: the step runs anew, with
+        other idempotency keys, and so does all that comes after it. *intent* may be open or have ended, and is left
+        as it is. Results, timers and values of promises are kept; a promise without a value waits for one of its own
+        (tokens that were given away open the other's), and children that had not ended are called again. Queue, type,
+        labels and session are the same, it goes to the end of the session's line; what its handler writes to the state
+        before the step is written again. It is for the queue's current deployment version, has no deadline, and no
+        parent waits for it.
+
+        Args:
+            from_step: A step, or another call, as the history names it: "charge" (the first of that name), "charge#2",
+                "branch/charge#1", or a promise's name.
+            payload: Given to the handler in the place of the other's; what is recorded does not change with it.
+            idempotency_key: A second fork of *intent* with it returns the first one's id.
+
+        Raises:
+            NotFound: INTENT_NOT_FOUND; STEP_NOT_FOUND, its message lists those that there are.
+            IdempotencyConflict: The key was used with another step or payload.
+            PayloadTooLarge, SerialisationError, CodecError: Nothing was stored.
+            WrongState: It changed hands again and again meanwhile.
+        """
+        check_outside("forks an intent")
+        check_texts("", idempotency_key, None)
+        store = await self._store()
+        same = payload is SAME
+        data = None if same else encode(payload, "the payload", self._limit)
+        token = digest([str(intent), from_step, same, None if same else payload])
+        if data is not None and self._vault is not None:
+            data = await self._vault.seal(data)
+        parts = await archive.parts_of(store, intent)
+        kept = past(parts.journal, from_step)
+        partition = partition_of(intent)
+        if idempotency_key is None:
+            new = new_id(partition)
+        else:
+            new = derived_id(partition, store.namespace, "fork", intent, idempotency_key)
+        body = _envelope(parts.body, data, idempotency_key or "")
+        if await archive.place(store, new, _forked(str(intent), from_step, parts, kept, body), token) == "CONFLICT":
+            raise IdempotencyConflict(
+                f"idempotency key {idempotency_key!r} was used for another fork of {intent}",
+                hint="use one key per logical call; the first fork is unchanged",
+            )
+        return IntentId(new)
 
     async def delete(self, intent: str) -> None:
         """
@@ -48,3 +120,34 @@ class Archive:
             WrongState: INTENT_EXISTS; the intent that has this id is unchanged.
         """
         return await archive.import_record(await self._store(), record)
+
+
+def _envelope(body: bytes, payload: bytes | None, key: str) -> bytes:
+    """Return the envelope of a fork, the payload as it is stored if it stays the same."""
+    trace = {} if spans.observer is None else spans.observer.carrier()
+    envelope: Envelope = msgspec.structs.replace(
+        decode_envelope(body), idempotency_key=key, parent="", trace=trace,
+        **({} if payload is None else {"payload": msgspec.Raw(payload)}),
+    )  # fmt: skip
+    if not getattr(envelope, "session", ""):  # as its sender would write it
+        envelope = Envelope(*(getattr(envelope, name) for name in Envelope.__struct_fields__))
+    return encode_entry(envelope)
+
+
+def _forked(source: str, step: str, parts: Parts, kept: Past, body: bytes) -> Parts:
+    """Return what is stored of a fork: an intent that no attempt was made at, and that has a journal all the same."""
+    now = now_ms()
+    seed = kept.seed or turn_seed(source, int(parts.head.get("turn", 1)))
+    began = kept.began or int(parts.head.get("started", now))
+    head = {name: parts.head[name] for name in _TAKEN if name in parts.head}
+    arrivals = {}
+    for key, (before, seq) in kept.arrived.items():
+        mark, _, told = parts.arrivals.get(key, b"").partition(b":")
+        arrivals[key] = b"=%d:%s" % (seq, told if mark == b"=%d" % before else secrets.token_hex(8).encode())
+    return Parts(
+        head=head | {"status": "SUBMITTED", "created": str(now), "attempt": "0", "forked": source},
+        body=body,
+        journal=[*kept.journal, encode_entry(Forked(now, source, step, seed, began))],
+        arrivals=arrivals,
+        lane=UNPINNED,
+    )

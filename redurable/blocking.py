@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from redurable import client as _client
 from redurable.answers import OpenApproval
 from redurable.control import Each, Verb
+from redurable.ids import IntentId
 
 __all__ = ["Operating"]
 
@@ -74,6 +75,10 @@ class _Controlling(_Answering):
 
 class Operating(_Controlling):
     """The part of a client that copies, moves and removes whole intents."""
+
+    def fork(self, intent: str, from_step: str, **options: Any) -> IntentId[Any]:
+        """Send a new intent with the journal of another up to a step; see `redurable.Client.fork`."""
+        return self._wait(self._client.fork(intent, from_step, **options))
 
     def delete(self, intent: str) -> None:
         """Remove a finished intent now; see `redurable.Client.delete`."""

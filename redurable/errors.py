@@ -12,7 +12,7 @@ Every error that redurable raises, with a stable code each.
     ├── CodecError              CODEC_FAILED CODEC_MISSING CODEC_KEY_MISSING JOURNAL_UNREADABLE (its intent is held)
     │                           SCHEDULE_UNREADABLE
     ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND APPROVAL_NOT_FOUND SESSION_NOT_FOUND
-    │                           SCHEDULE_NOT_FOUND
+    │                           SCHEDULE_NOT_FOUND STEP_NOT_FOUND
     ├── WrongState              WRONG_STATE INTENT_EXISTS ALREADY_RESOLVED PROMISE_WITHDRAWN TOO_MANY_UNASKED
     │                           SCHEDULE_BUSY
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT
@@ -150,7 +150,7 @@ class CodecError(RedurableError):
 
 
 class NotFound(RedurableError):
-    """No intent, or no queue, of that name is in this namespace."""
+    """No intent, queue, session, approval or step of that name is there."""
 
     code = "INTENT_NOT_FOUND"
 

@@ -59,6 +59,7 @@ __all__ = [
     "Entry",
     "Envelope",
     "ErrorInfo",
+    "Forked",
     "IntentInfo",
     "Outcome",
     "Patched",
@@ -307,6 +308,16 @@ class Patched(msgspec.Struct, array_like=True, tag=40):
     change: str
 
 
+class Forked(msgspec.Struct, array_like=True, tag=31):
+    """What is above is of `source`, up to its call `step`; it `began` at that time (ms), chance there is of `seed`."""
+
+    at: int
+    source: str
+    step: str
+    seed: str
+    began: int
+
+
 class Arrived(msgspec.Struct, array_like=True, tag=20):
     """
     What came from outside under `key`: a promise's value (or its rejection, FAILED), or a child's outcome.
@@ -323,21 +334,9 @@ class Arrived(msgspec.Struct, array_like=True, tag=20):
 
 
 Entry = (
-    Arrived
-    | Called
-    | StepDone
-    | StepFailedEntry
-    | StepTried
-    | TimerSet
-    | TimerFired
-    | Claimed
-    | AttemptFailed
-    | Reopened
-    | CancelRequested
-    | Compensating
-    | Continued
-    | Patched
-)
+    Arrived | Called | StepDone | StepFailedEntry | StepTried | TimerSet | TimerFired | Claimed | AttemptFailed
+    | Reopened | CancelRequested | Compensating | Continued | Forked | Patched
+)  # fmt: skip
 
 encode_entry = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
@@ -363,8 +362,8 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     """
     What is known of an intent at one moment. Times are ms since 1970 by the server's clock.
 
-    `step` is the last journaled step; `changed` names steps whose code changed since they were recorded; `held` says
-    what keeps workers from going on with it, `long` that its journal has grown beyond what is good.
+    `step` is the last journaled step, `changed` names steps whose code changed since they were recorded, `forked` the
+    intent it is a fork of; `held` says what keeps workers from going on, `long` that its journal has grown too long.
     """
 
     id: str
@@ -394,4 +393,5 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     idempotency_key: str = ""
     session: str = ""
+    forked: str | None = None
     error: ErrorInfo | None = None

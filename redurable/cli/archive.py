@@ -1,4 +1,4 @@
-"""`redurable intents export | import`: whole intents, taken out and put in."""
+"""`redurable intents fork | export | import`: whole intents, copied, taken out and put in."""
 
 from __future__ import annotations
 
@@ -23,8 +23,52 @@ Some = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="The i
 
 def register(app: typer.Typer) -> None:
     """Add the commands to those of `redurable intents`."""
+    app.command("fork")(fork)
     app.command("export")(export)
     app.command("import")(import_)
+
+
+def fork(
+    intent: Annotated[str, typer.Argument(metavar="ID", help="The intent to begin as; it is left as it is.")],
+    from_step: Annotated[
+        str, typer.Option("--from-step", metavar="NAME", help="The call that is made anew: charge, charge#2.")
+    ],
+    payload: Annotated[
+        str | None, typer.Option("--payload", metavar="JSON | -", help="Another payload; by default the same.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="Forked again with it, it prints the first fork's id.")
+    ] = None,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Send a new intent that begins with another's journal up to a step, and print its id.
+
+    It is given what was recorded until then, and goes on by itself: that step runs anew, and all that comes after it.
+    The other may be open or have ended. A name alone means the first step of that name; [bold]redurable intents history
+    ID[/bold] shows them. Timers, calls and promises may be named too.
+
+    [bold]redurable intents fork ID --from-step charge[/bold]
+
+    [bold]redurable intents fork ID --from-step charge#2 --payload '{"card": "4242"}'[/bold]
+
+    JSON: id, forked (the other's id), from_step.
+    """
+    from redurable.cli.send import json_of
+
+    given = {} if payload is None else {"payload": json_of(payload, "--payload", "--payload '{\"n\": 1}'")}
+
+    async def work() -> str:
+        async with client_of(url, namespace) as client:
+            return await client.fork(intent, from_step, idempotency_key=idempotency_key, **given)
+
+    new = run(work())
+    if as_json:
+        print_json({"id": new, "forked": intent, "from_step": from_step})
+    else:
+        print_line(new)
 
 
 def export(

@@ -19,6 +19,7 @@ from redurable.model import (
     Continued,
     Entry,
     ErrorInfo,
+    Forked,
     Patched,
     Reopened,
     StepDone,
@@ -45,6 +46,7 @@ _KINDS: dict[type, str] = {
     Called: "called",
     Continued: "continued",
     Patched: "patched",
+    Forked: "forked",
 }
 _PREVIEW = 120
 
@@ -143,6 +145,8 @@ def _detail(entry: Entry) -> dict[str, Any]:
         return {"turn": entry.turn, "before": entry.before}
     if isinstance(entry, Patched):
         return {"change": entry.change}
+    if isinstance(entry, Forked):
+        return {"from": entry.source, "step": entry.step}
     return {}
 
 
@@ -174,6 +178,8 @@ def _told(entry: Entry) -> str:
         return f"turn {entry.turn}; {entry.before} entries of earlier turns are gone"
     if isinstance(entry, Patched):
         return entry.change
+    if isinstance(entry, Forked):
+        return f"forked from {entry.source} before {entry.step}; its own from here on"
     return ""
 
 

@@ -54,6 +54,7 @@ def as_fields(info: IntentInfo) -> dict[str, Any]:
         "labels": info.labels,
         "idempotency_key": info.idempotency_key or None,
         "session": info.session or None,
+        "forked": info.forked,
         "created": iso(info.created),
         "start": iso(info.start),
         "started": iso(info.started),
@@ -78,7 +79,7 @@ def get(
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
     JSON: id, queue, type, status, reason, canceling, paused, turn, held, long, priority, attempt, losses, worker,
-    version, entries, step, changed, labels, idempotency_key, session, created, start, started, wake, deadline,
+    version, entries, step, changed, labels, idempotency_key, session, forked, created, start, started, wake, deadline,
     finished, error (type, message, code, details, traceback), result; what is not known is null.
     """
 
@@ -117,6 +118,7 @@ def get(
         ("labels", ", ".join(f"{k}={v}" for k, v in info.labels.items())),
         ("session", info.session),
         ("idempotency key", info.idempotency_key),
+        ("forked from", info.forked),
         ("error", f"{error.type}: {error.message}" + (f" [{error.code}]" if error.code else "") if error else ""),
         ("traceback", error.traceback.strip() if error and traceback else ""),
         ("result", entries.shortened(result) if info.status is Status.COMPLETED else ""),

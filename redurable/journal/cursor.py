@@ -26,6 +26,7 @@ from redurable.model import (
     Compensating,
     Continued,
     Entry,
+    Forked,
     Patched,
     Reason,
     Reopened,
@@ -40,6 +41,7 @@ __all__ = [
     "ABANDONED",
     "ASKED",
     "DONE",
+    "IDENTIFIED",
     "INSIDE",
     "RUNNING",
     "UNSET",
@@ -47,16 +49,13 @@ __all__ = [
     "Cursor",
     "Identity",
     "inside_of",
-    "running",
-    "unused",
-    "went_past",
 ]
 
 Identity = tuple[str, str, int | str]
 INSIDE = ">>"  # ends the part of a scope's path that names a step; no qualified name contains it, "<locals>" does ">"
 ASKED, RUNNING, DONE, ABANDONED = range(4)
 UNSET: Any = object()
-_IDENTIFIED = (StepDone, StepFailedEntry, StepTried, TimerSet, TimerFired, Called)
+IDENTIFIED = (StepDone, StepFailedEntry, StepTried, TimerSet, TimerFired, Called)
 _ENDS = (StepDone, StepFailedEntry, TimerFired)
 
 
@@ -101,6 +100,8 @@ class Cursor:
         self.cancel: CancelRequested | None = None
         self.turn = 1
         self.before = 0  # entries of earlier turns
+        self.began = 0  # what time it was at the beginning, if that is not when its first attempt was
+        self.forks: list[tuple[int, str]] = []  # up to so many entries applied, chance is drawn from this
         self.failures = 0  # attempts that failed since the last operator's retry, which voids those before
         self.patches: dict[str, bool] = {}  # what `patched` answers for a change
         self._requested = False
@@ -137,7 +138,7 @@ class Cursor:
         voided = {seq for entry in known if isinstance(entry, Reopened) for seq in entry.voided}
         for seq, entry in enumerate(known, 1):
             self.extend(None if seq in voided else entry)
-            if seq not in voided and isinstance(entry, _IDENTIFIED):
+            if seq not in voided and isinstance(entry, IDENTIFIED):
                 self._past = seq
 
     def extend(self, entry: Entry | None) -> None:
@@ -148,10 +149,13 @@ class Cursor:
         elif isinstance(entry, AttemptFailed):
             self.failures += 1
         elif isinstance(entry, Continued):
-            self.turn, self.before = entry.turn, entry.before
+            self.turn, self.before, self.began = entry.turn, entry.before, entry.at
+        elif isinstance(entry, Forked):
+            self.forks.append((len(self._entries), entry.seed))
+            self.began = self.began or entry.began
         elif isinstance(entry, Patched):
             self.patches[entry.change] = True
-        if not isinstance(entry, _IDENTIFIED):
+        if not isinstance(entry, IDENTIFIED):
             self.reopened += isinstance(entry, Reopened)
             if isinstance(entry, Arrived):
                 self.brought.add(entry.key)
@@ -257,7 +261,7 @@ class Cursor:
         entry = self._entries[self.applied]
         if isinstance(entry, Arrived) and not resting:
             return "held", entry
-        if isinstance(entry, _IDENTIFIED) and INSIDE not in entry.scope:
+        if isinstance(entry, IDENTIFIED) and INSIDE not in entry.scope:
             identity = (entry.scope, entry.name, entry.n)
             call = self._calls.get(identity)
             if call is None and identity not in self.abandoned:
@@ -366,26 +370,6 @@ class Cursor:
             recorded=_named(recorded),
             asked=_named(asked),
         )
-
-
-def running(cursor: Cursor) -> list[str]:
-    """Return the ids of children that were started and have not ended."""
-    return [e.child for e in cursor._entries if isinstance(e, Called) and e.child not in cursor.brought]
-
-
-def went_past(cursor: Cursor) -> bool:
-    """Return whether an earlier attempt recorded a call that the handler has not come to yet."""
-    inside = tuple(map(inside_of, cursor._calls))
-    return any(
-        (entry.scope, entry.name, entry.n) not in cursor._calls and not entry.scope.startswith(inside)
-        for entry in cursor._entries[cursor.applied : cursor._past]
-        if isinstance(entry, _IDENTIFIED)
-    )
-
-
-def unused(cursor: Cursor) -> list[Arrived]:
-    """Return the values of promises that came and were given to nobody."""
-    return [e for e in cursor._entries if isinstance(e, Arrived) and "#" in e.key and e.key not in cursor.used]
 
 
 def inside_of(identity: Identity) -> str:

@@ -226,7 +226,7 @@ class Attempt:
             return await self._retry_or_fail(error)
         if lease.base:
             await self.recorder.load()
-        self._cursor.last_at = self._cursor.last_at or lease.started
+        self._cursor.last_at = self._cursor.began or lease.started
         self.conductor.begin()
         value: Any = None
         failure: BaseException | None = None

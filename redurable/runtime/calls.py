@@ -42,7 +42,7 @@ from redurable.runtime.holding import restored
 from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform
-from redurable.runtime.turns import seed_of
+from redurable.runtime.turns import chance_of, seed_of
 
 __all__ = [
     "Checkpoints",
@@ -177,7 +177,7 @@ def _chance(what: str) -> int:
     if scope is None:
         return uuid.uuid4().int
     n = scope.number(f"<{what}>")
-    text = f"{seed_of(scope.attempt)}\0{scope.place()}\0{what}\0{n}"
+    text = f"{chance_of(scope.attempt)}\0{scope.place()}\0{what}\0{n}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
 
 

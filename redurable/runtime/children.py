@@ -75,9 +75,12 @@ class _Child:
             return
         key = options.get("key")
         partition = partition_of(parent) if key is None else partition_for(len(store.keys), self.queue, key)
-        # after an operator's retry a child that had failed is called anew
-        again = (str(cursor.reopened),) if cursor.reopened else ()
-        self.id = derived_id(partition, "child", seed_of(attempt), *map(str, identity), *again)
+        # after an operator's retry a child that had failed is called anew, and a fork calls its own; but one whose
+        # outcome is there is the one, even if its parent died before it wrote that it had called
+        seeds = (seed_of(attempt), *(seed for _, seed in cursor.forks))
+        turns = [(str(n),) if n else () for n in range(cursor.reopened, -1, -1)]
+        ids = [derived_id(partition, "child", seed, *map(str, identity), *turn) for seed in seeds for turn in turns]
+        self.id = next((child for child in ids if child in cursor.brought), ids[0])
 
     @property
     def line(self) -> str | None:

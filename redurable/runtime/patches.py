@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from redurable.clock import now_ms
 from redurable.errors import UsageError
-from redurable.journal.cursor import went_past
+from redurable.journal.left import went_past
 from redurable.model import Patched
 from redurable.runtime.bodies import on_loop
 from redurable.runtime.promises import handler_scope

@@ -18,14 +18,14 @@ from redurable.clock import now_ms
 from redurable.codec import NIL, encode
 from redurable.errors import ContinuedAsNew, RedurableError
 from redurable.events import emit
-from redurable.journal.cursor import running, unused
+from redurable.journal.left import running, unused
 from redurable.model import Continued, Envelope, encode_entry
 from redurable.runtime.promises import handler_scope
 
 if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
 
-__all__ = ["begin_turn", "continue_as_new", "seed_of"]
+__all__ = ["begin_turn", "chance_of", "continue_as_new", "seed_of", "turn_seed"]
 
 
 def continue_as_new(payload: Any = None) -> NoReturn:
@@ -54,8 +54,18 @@ def continue_as_new(payload: Any = None) -> NoReturn:
 
 def seed_of(attempt: Attempt) -> str:
     """Return what chance, keys and ids of children follow from: the same on every replay, unlike in every turn."""
-    turn = attempt.recorder.cursor.turn
-    return attempt.lease.id if turn == 1 else f"{attempt.lease.id}-{turn}"
+    return turn_seed(attempt.lease.id, attempt.recorder.cursor.turn)
+
+
+def turn_seed(intent: str, turn: int) -> str:
+    """Return what `seed_of` gives in a turn of *intent*."""
+    return intent if turn == 1 else f"{intent}-{turn}"
+
+
+def chance_of(attempt: Attempt) -> str:
+    """Return what chance follows from here: of a fork, up to where it begins, it is that of the other intent."""
+    cursor = attempt.recorder.cursor
+    return next((seed for place, seed in cursor.forks if cursor.applied < place), "") or seed_of(attempt)
 
 
 async def begin_turn(attempt: Attempt, payload: bytes) -> str:

@@ -19,7 +19,7 @@ from redurable.store.keys import FRESH_LANES, check_queue, check_session, contin
 from redurable.store.scripts import load
 from redurable.store.store import Store
 
-__all__ = ["CHUNK", "delete", "export", "import_record", "journal_of"]
+__all__ = ["CHUNK", "delete", "export", "import_record", "journal_of", "parts_of", "place"]
 
 CHUNK = 500  # entries of one read
 _KEPT_AT_LEAST = 86_400_000  # ms that a finished intent stays after its import, however old it is
@@ -45,8 +45,13 @@ async def _head(store: Store, intent: str) -> dict[str, bytes]:
 
 
 async def export(store: Store, intent: str) -> dict[str, Any]:
+    """Return the record of *intent* (see `redurable.portable`); raises as `parts_of`."""
+    return pack(intent, await parts_of(store, intent))
+
+
+async def parts_of(store: Store, intent: str) -> Parts:
     """
-    Return the record of *intent* (see `redurable.portable`): all that the store holds of it at one moment.
+    Return all that the store holds of *intent* at one moment.
 
     Raises:
         NotFound: It is not there.
@@ -67,7 +72,7 @@ async def export(store: Store, intent: str) -> dict[str, Any]:
         after = await _head(store, intent)
         if after == head | ({} if short is None else {"outcome": short}):
             texts = {name: value.decode() for name, value in head.items()}
-            parts = Parts(
+            return Parts(
                 head=texts,
                 body=data or b"",
                 journal=journal,
@@ -77,7 +82,6 @@ async def export(store: Store, intent: str) -> dict[str, Any]:
                 lane=texts.get("at", "").split("/", 1)[0] if texts["status"] == "SUBMITTED" else "",
                 keep=None if score is None else int(float(score)),
             )
-            return pack(intent, parts)
         head = after
     raise WrongState(f"intent {intent} does not hold still", hint="repeat, or pause its queue first")
 
@@ -93,6 +97,22 @@ async def import_record(store: Store, record: Any) -> bool:
         WrongState: INTENT_EXISTS; another intent, or another moment of it, has that id. It is unchanged.
     """
     intent, parts = unpack(record)
+    word = await place(store, intent, parts, token_of(record))
+    if word == "CONFLICT" and token_of(await export(store, intent)) != token_of(record):
+        raise WrongState(
+            f"intent {intent} is there already, and is not the same", code="INTENT_EXISTS",
+            hint="delete it first, or import into another namespace",
+        )  # fmt: skip
+    return word == "OK"
+
+
+async def place(store: Store, intent: str, parts: Parts, token: str) -> str:
+    """
+    Store *parts* under the id *intent*: return OK, EXISTS (it was, with this *token*), or CONFLICT (another is there).
+
+    Raises:
+        ConfigurationError: BAD_IMPORT; nothing was stored.
+    """
     if partition_of(intent) >= len(store.keys):
         raise ConfigurationError(
             f"intent {intent} is of partition {partition_of(intent)}; this namespace has {len(store.keys)}",
@@ -119,18 +139,13 @@ async def import_record(store: Store, record: Any) -> bool:
         keys.partition,
         (keys.head(intent), keys.envelope(intent), keys.journal(intent), keys.outcome(intent),
          keys.checkpoint(intent), keys.arrivals(intent), view, keys.timers, keys.stream(queue, lane), keys.streams),
-        (intent, token_of(record), parts.body, status.value, lane, parts.outcome, keep,
+        (intent, token, parts.body, status.value, lane, parts.outcome, keep,
          len(fields), *fields, len(parts.journal), *parts.journal, len(kept), *kept,
          len(brought), *brought),
     )  # fmt: skip
-    if word == b"CONFLICT" and token_of(await export(store, intent)) != token_of(record):
-        raise WrongState(
-            f"intent {intent} is there already, and is not the same", code="INTENT_EXISTS",
-            hint="delete it first, or import into another namespace",
-        )  # fmt: skip
     if session is not None:
         await store.session(keys, queue, session).reseat(intent)
-    return bool(word == b"OK")
+    return str(word.decode())
 
 
 def _resumed(parts: Parts, status: Status) -> Status:

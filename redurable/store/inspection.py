@@ -256,6 +256,7 @@ def _info(
         labels=envelope.labels if envelope else {},
         idempotency_key=envelope.idempotency_key if envelope else "",
         session=envelope.session if envelope else "",
+        forked=fields.get("forked"),
         error=_decode_outcome(result).error if result else None,
     )
 

@@ -1,4 +1,4 @@
-"""`intents delete | export | import`: intents leave, come back and go on; every wrong input has its message."""
+"""`intents fork | delete | export | import`: copied, gone, back and going on; every wrong input has its message."""
 
 from __future__ import annotations
 
@@ -58,6 +58,38 @@ def test_an_open_intent_goes_on_where_it_is_imported(worker: Running, cli: Cli, 
     shell("intents", "watch", intent)
     assert cli("intents", "get", intent, "--json").json["labels"] == {"a": "b"}
     assert cli("intents", "export", intent).lines[0]["outcome"]["result"] == {"json": 22}
+
+
+def test_a_fork_begins_with_the_others_journal_and_goes_on(worker: Running, cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "mended"
+    said = cli("send", "fragile", json.dumps(str(file)), "--wait", "--json")
+    assert said.json["status"] == "FAILED"
+    broken = said.json["id"]
+    file.touch()
+    forked = cli("intents", "fork", broken, "--from-step", "fragile").out.strip()
+    assert cli("intents", "watch", forked).code == 0
+    said = cli("intents", "history", forked, "--json")
+    assert [entry["kind"] for entry in said.json] == ["step_done", "forked", "claimed", "step_done"]
+    assert said.json[1]["detail"] == {"from": broken, "step": "fragile"}
+    assert f"forked from {broken}" in " ".join(cli("intents", "history", forked).out.split())
+    assert cli("intents", "get", forked, "--json").json["forked"] == broken
+    assert broken in cli("intents", "get", forked).out
+    assert cli("intents", "get", broken, "--json").json["forked"] is None
+    words = ("intents", "fork", broken, "--from-step", "fragile#1", "--payload", json.dumps(str(file)), "--json")
+    said = cli(*words, "--idempotency-key", "once")
+    assert said.json == {"id": said.json["id"], "forked": broken, "from_step": "fragile#1"}
+    assert cli(*words, "--idempotency-key", "once").json == said.json
+    other = cli("intents", "fork", broken, "--from-step", "double", "--idempotency-key", "once")
+    refused(other, "IDEMPOTENCY_CONFLICT", "'once'", exit_code=1)
+
+
+def test_what_cannot_be_forked(worker: Running, cli: Cli) -> None:
+    intent = finished(cli)
+    assert cli("intents", "fork", intent).code == 2
+    refused(cli("intents", "fork", intent, "--from-step", "no"), "STEP_NOT_FOUND", "'no'", "double#1", exit_code=1)
+    refused(cli("intents", "fork", GONE, "--from-step", "double"), "INTENT_NOT_FOUND", exit_code=1)
+    refused(cli("intents", "fork", "x", "--from-step", "double"), "INTENT_NOT_FOUND", exit_code=1)
+    refused(cli("intents", "fork", intent, "--from-step", "double", "--payload", "{"), "BAD_ARGUMENT", "--payload")
 
 
 def test_export_chooses_by_ids_or_by_options(worker: Running, cli: Cli) -> None:

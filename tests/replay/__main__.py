@@ -34,6 +34,9 @@ async def _write(world: World, name: str, program: Program, file: Path) -> None:
         while "Compensating" not in {type(e).__name__ for e in await world.journal(intent)}:
             await asyncio.sleep(0.01)
     await world.until(intent, Status.WAITING)
+    if name == "forked":
+        intent = await world.client.fork(intent, "bake")
+        await world.until(intent, Status.WAITING)
     record = await world.client.export(intent)
     await world.stop(worker)
     FAULTS.clear()

@@ -280,6 +280,17 @@ async def turns(n: int) -> list[Any]:
     return [n, loaf.name, (await bake("last")).name]
 
 
+@handler(queue="forked")
+async def forked(names: list[str]) -> list[Any]:
+    """One that was forked before its second step; what is drawn before it is the first one's."""
+    drawn = [random(), str(uuid4()), now().timestamp()]
+    stood = await run("stamp", _same, drawn)
+    drawn += [random(), now().timestamp()]
+    loaf = await bake(*names)
+    await pause()
+    return [stood == drawn[:3], loaf.name, (await bake("last")).name]
+
+
 @dataclass(frozen=True)
 class Program:
     """
@@ -338,5 +349,6 @@ PROGRAMS: dict[str, Program] = {
         ),
         Program(called, 1, "COMPLETED", 547, ("bake last",), ("Called", "Arrived")),
         Program(turns, 1, "COMPLETED", [3, "turn 3", "last"], ("bake last",), ("Continued", "Claimed", "StepDone")),
+        Program(forked, ["bun"], "COMPLETED", [True, "bun", "last"], ("bake last",), ("Forked", "Claimed", "StepDone")),
     )
 }  # fmt: skip

@@ -18,12 +18,23 @@ from typing import Any
 from unittest import mock
 
 from redurable.journal.cursor import INSIDE, Identity, inside_of
-from redurable.model import Arrived, AttemptFailed, Claimed, Entry, StepDone, StepFailedEntry, TimerFired
+from redurable.journal.forks import past
+from redurable.model import (
+    Arrived,
+    AttemptFailed,
+    Claimed,
+    Entry,
+    Forked,
+    StepDone,
+    StepFailedEntry,
+    TimerFired,
+    encode_entry,
+)
 from redurable.runtime import parking
 from tests.runtime.programs import Node, Play
 from tests.support.harness import Bench, Kill, drive
 
-__all__ = ["Stage", "check", "identities"]
+__all__ = ["Stage", "check", "check_forks", "identities"]
 
 HANGS = 8.0  # s; attempts take milliseconds
 PARKS = 0.02  # s; a wait this long parks here
@@ -168,6 +179,33 @@ async def killed(stage: Stage, kills: Iterable[Kill]) -> None:
             break
     else:
         await stage.finish()
+
+
+async def forked(stage: Stage, seed: int) -> None:
+    """Assert that what is kept of an ended *stage* up to any of its calls brings a run to where it was, and goes on."""
+    names = [
+        f"{scope}/{name}#{n}" if scope else f"{name}#{n}" for scope, name, n in identities(stage.bench.intent.entries)
+    ]
+    for i, name in enumerate(dict.fromkeys(names)):
+        kept = past(stage.journal, name)
+        again = Stage(stage.program, seed + i, [*kept.journal, encode_entry(Forked(1, "source", name, "source", 1))])
+        await again.finish()
+        await replayed(again, seed + i, 1)
+
+
+def check_forks(program: Node, *, seed: int, loop: str) -> None:
+    """Assert that *program* can be forked anywhere, undisturbed and after a kill in its middle."""
+
+    async def main() -> None:
+        stage = Stage(program, seed)
+        await stage.finish()
+        await forked(stage, seed + 1)
+        cut = Stage(program, seed + 2)
+        await killed(cut, [Kill(at=len(stage.journal) // 2)])
+        await forked(cut, seed + 3)
+
+    with _parks_early():
+        drive(main, loop=loop)
 
 
 @contextlib.contextmanager

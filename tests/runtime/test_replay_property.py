@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.programs import Node, programs
-from tests.runtime.stage import check
+from tests.runtime.stage import check, check_forks
 from tests.support.harness import LOOPS
 
 STEP, OTHER = ("step", "plain"), ("step", "other")
@@ -37,6 +37,12 @@ def test_a_program_killed_at_random_points_replays_to_the_same_identities_and_re
     loop: str, program: Node, seed: int, kills: list[int]
 ) -> None:
     check(program, seed=seed, loop=loop, kills=kills)
+
+
+@settings(_few, max_examples=15)
+@given(program=programs(), seed=_seeds)
+def test_a_program_is_forked_at_any_of_its_calls(program: Node, seed: int) -> None:
+    check_forks(program, seed=seed, loop="uvloop")
 
 
 @pytest.mark.soak
@@ -68,6 +74,11 @@ DIRECTED: dict[str, Node] = {
     "promises with limits": ("gather", ("ask", 0.002), ("seq", STEP, ("ask", 0.03)), ("contest", ("ask",), TWO)),
     "waits that park": ("gather", ("sleep", 0.03), ("seq", STEP, ("sleep", 0.03), STEP)),
 }
+
+
+@pytest.mark.parametrize("name", DIRECTED)
+def test_it_is_forked_at_any_of_its_calls(name: str) -> None:
+    check_forks(DIRECTED[name], seed=17, loop="asyncio")
 
 
 @loops

@@ -45,7 +45,7 @@ _FIELDS = {
     "status", "queue", "created", "at", "reply", "digest", "max", "deadline", "lane", "start", "wake", "reason",
     "fence", "attempt", "base", "started", "finished", "losses", "lost", "canceling", "watch", "cursors", "redriven",
     "changed", "imported", "held", "long", "turn", "owes", "session", "place", "busy", "kept", "told", "paused",
-    "version",
+    "version", "forked",
 }  # fmt: skip
 
 

@@ -1,0 +1,28 @@
+"""What a journal leaves open: children that run still, values that nobody took, calls that were not come to yet."""
+
+from __future__ import annotations
+
+from redurable.journal.cursor import IDENTIFIED, Cursor, inside_of
+from redurable.model import Arrived, Called
+
+__all__ = ["running", "unused", "went_past"]
+
+
+def running(cursor: Cursor) -> list[str]:
+    """Return the ids of children that were started and have not ended."""
+    return [e.child for e in cursor._entries if isinstance(e, Called) and e.child not in cursor.brought]
+
+
+def went_past(cursor: Cursor) -> bool:
+    """Return whether an earlier attempt recorded a call that the handler has not come to yet."""
+    inside = tuple(map(inside_of, cursor._calls))
+    return any(
+        (entry.scope, entry.name, entry.n) not in cursor._calls and not entry.scope.startswith(inside)
+        for entry in cursor._entries[cursor.applied : cursor._past]
+        if isinstance(entry, IDENTIFIED)
+    )
+
+
+def unused(cursor: Cursor) -> list[Arrived]:
+    """Return the values of promises that came and were given to nobody."""
+    return [e for e in cursor._entries if isinstance(e, Arrived) and "#" in e.key and e.key not in cursor.used]
