@@ -284,8 +284,9 @@ class TestSlips:
         assert await w.call(0) == "second turn"
 
 
-@pytest.mark.parametrize("turns", [2000, pytest.param(100_000, marks=[pytest.mark.soak, pytest.mark.timeout(900)])])
-async def test_thousands_of_turns_leave_nothing_behind(w: World, anyio_backend: Any, turns: int) -> None:
+async def test_thousands_of_turns_leave_nothing_behind(w: World) -> None:
+    """`python -m tests.crash turns` has 100,000 of them in a worker process."""
+    turns = 2000
     RAN.clear()
     objects: list[int] = []
 
@@ -310,7 +311,8 @@ async def test_thousands_of_turns_leave_nothing_behind(w: World, anyio_backend: 
     assert objects[1] - objects[0] < 2000, f"{objects}"
     assert await w.store.mux.command("MEMORY", "USAGE", w.store.keys[0].journal(intent)) < 1000
     (last, entry) = (await w.client.history(intent))[-1]
-    assert last == (turns - 1) * 3 + 2 + isinstance(entry, StepDone) * 0 or last > turns
+    assert last > turns
+    assert isinstance(entry, StepDone)
 
 
 async def test_it_leaves_no_trace_but_its_own(w: World) -> None:

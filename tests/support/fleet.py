@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +56,25 @@ class Line:
     epoch: int
     intent: str
     step: str
+
+
+class Tail:
+    """A file that others append lines to, read on from where the last look ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+
+    def more(self) -> list[bytes]:
+        """Return the whole lines since the last look."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as source:
+            source.seek(self._read)
+            data = source.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return whole.splitlines()
 
 
 class Process:
@@ -115,7 +134,8 @@ class Fleet:
         self._store: Store | None = None
         self._serial = 0
         self._events: list[dict[str, Any]] = []
-        self._read = 0
+        self._lines: list[Line] = []
+        self._told, self._ledger = Tail(self.room / "events"), Tail(self.room / "ledger")
 
     async def __aenter__(self) -> Fleet:
         return self
@@ -195,24 +215,14 @@ class Fleet:
 
     def ledger(self, intent: str | None = None) -> list[Line]:
         """Return the ledger's lines, of one *intent* or all."""
-        return [line for line in self._lines() if intent in (None, line.intent)]
-
-    def _lines(self) -> Iterator[Line]:
-        path = self.room / "ledger"
-        for text in path.read_text().splitlines() if path.exists() else ():
-            at, pid, epoch, intent, name = text.split(" ")
-            yield Line(float(at), int(pid), int(epoch), intent, name)
+        for text in self._ledger.more():
+            at, pid, epoch, of, name = text.decode().split(" ")
+            self._lines.append(Line(float(at), int(pid), int(epoch), of, name))
+        return [line for line in self._lines if intent in (None, line.intent)]
 
     def events(self, name: str = "", **fields: Any) -> list[dict[str, Any]]:
         """Return the events told so far, of one *name*, with these *fields*."""
-        path = self.room / "events"
-        if path.exists():
-            with path.open("rb") as source:
-                source.seek(self._read)
-                data = source.read()
-            whole = data[: data.rfind(b"\n") + 1]
-            self._read += len(whole)
-            self._events += [json.loads(line) for line in whole.splitlines()]
+        self._events += map(json.loads, self._told.more())
         return [e for e in self._events if name in ("", e["event"]) and all(e.get(k) == v for k, v in fields.items())]
 
     async def event(self, name: str, within: float = 10.0, **fields: Any) -> dict[str, Any]:
