@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     )
     from redurable.runtime.children import call, send
     from redurable.runtime.handlers import Depends, handler, lifespan
+    from redurable.runtime.limit import Limit
     from redurable.runtime.patches import patched
     from redurable.runtime.promises import Promise, promise
     from redurable.runtime.race import Winner, race
@@ -83,6 +84,7 @@ __all__ = [
     "IntentId",
     "IntentInfo",
     "JournalMismatchError",
+    "Limit",
     "NotFound",
     "PayloadTooLarge",
     "Priority",
@@ -150,6 +152,7 @@ _HOMES = {
     ),
     "redurable.runtime.children": "call send",
     "redurable.runtime.handlers": "Depends handler lifespan",
+    "redurable.runtime.limit": "Limit",
     "redurable.runtime.patches": "patched",
     "redurable.runtime.promises": "Promise promise",
     "redurable.runtime.race": "Winner race",

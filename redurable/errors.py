@@ -4,10 +4,10 @@ Every error that redurable raises, with a stable code each.
     RedurableError
     ├── ConfigurationError      BAD_URL NO_SERVER UNKNOWN_MODULE UNKNOWN_HANDLER BAD_HANDLER BAD_ARGUMENT
     │                           UNSUPPORTED_PLATFORM NAMESPACE_TOO_NEW QUEUE_TAKEN BAD_IMPORT BAD_CODEC BAD_OUTCOME
-    │                           UNSAFE_SERVER BAD_CRON BAD_TIMEZONE
+    │                           UNSAFE_SERVER BAD_CRON BAD_TIMEZONE BAD_LIMIT
     ├── StoreError              STORE_ERROR
     │   └── StoreUnavailable    STORE_UNAVAILABLE AUTH_FAILED
-    ├── SerialisationError      NOT_SERIALISABLE TYPE_MISMATCH
+    ├── SerialisationError      NOT_SERIALISABLE TYPE_MISMATCH LIMIT_KEY
     │   └── PayloadTooLarge     PAYLOAD_TOO_LARGE
     ├── CodecError              CODEC_FAILED CODEC_MISSING CODEC_KEY_MISSING JOURNAL_UNREADABLE (its intent is held)
     │                           SCHEDULE_UNREADABLE
@@ -26,7 +26,7 @@ Every error that redurable raises, with a stable code each.
     ├── TerminalError           TERMINAL (raised by users: never retry)
     ├── RetryLater              RETRY_LATER (raised by users: retry after a delay)
     └── UsageError              OUTSIDE_INTENT INSIDE_STEP BLOCKING_STEP USE_DURABLE_SEND FOREIGN_WAIT PROMISE_REUSED
-                                JOURNAL_LIMIT
+                                JOURNAL_LIMIT LIMIT_NESTED
                                 SESSION_DEADLOCK NO_SESSION STATE_READ_ONLY STATE_IN_STEP
                                 (of redurable.testing:) STUCK ENDLESS NO_SUCH_ENTRY TEST_WORKER
 

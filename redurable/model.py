@@ -10,7 +10,8 @@ The state of an intent, with the script that walks each edge:
                                         │                 │  │  └─ recover ─────►  TIMED_OUT
                    wake, fire, cancel,  │                 │  │    (losses used up)
                    expire, resolve      │    park, retry  │  │
-                                        └── WAITING ◄─────┘  └─ record, renew, checkpoint, declare, withdraw stay
+                                        └── WAITING ◄─────┘  └─ record, renew, checkpoint, declare, withdraw,
+                                                             occupy stay
 
     cancel, expire    CREATED | SUBMITTED, never claimed -> CANCELED | TIMED_OUT
                       else a `CancelRequested` entry, which the handler meets at its place in the journal
@@ -26,6 +27,7 @@ The state of an intent, with the script that walks each edge:
     continue          IN_PROGRESS -> SUBMITTED, with another payload and an empty journal: the next turn
     reseat            CREATED -> SUBMITTED, when the holder of its session is gone
     skip              SUBMITTED | WAITING | PAUSED -> FAILED, when it holds a session that an operator wants to go on
+    linger            IN_PROGRESS -> WAITING, in the line of a limit that is full; who makes room continues it
 
 What holds in each state:
     CREATED      a timer (`start`) leads on, or a place in its session's line; no stream entry
@@ -117,6 +119,7 @@ class Reason(StrEnum):
     INTENT = "INTENT"
     RETRY = "RETRY"
     HUMAN = "HUMAN"
+    LIMIT = "LIMIT"  # for its turn: a limit is full
     HELD = "HELD"  # for a worker that can open what is sealed
     UNKNOWN_TYPE = "UNKNOWN_TYPE"  # for a worker that has a handler of its type; looked at again every 5 s
 
@@ -363,7 +366,8 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     What is known of an intent at one moment. Times are ms since 1970 by the server's clock.
 
     `step` is the last journaled step, `changed` names steps whose code changed since they were recorded, `forked` the
-    intent it is a fork of; `held` says what keeps workers from going on, `long` that its journal has grown too long.
+    intent it is a fork of; `held` says what keeps workers from going on, `limit` which one is full, `long` that its
+    journal has grown too long.
     """
 
     id: str
@@ -386,6 +390,7 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     canceling: bool = False
     paused: bool = False
     held: str | None = None
+    limit: str | None = None
     long: str | None = None
     entries: int = 0
     step: str | None = None

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from redurable.codecs.base import Vault, shown
 from redurable.model import Entry, IntentInfo, Status
 from redurable.store import depths, inspection
+from redurable.store import limits as _limits
 from redurable.store.results import RECHECK, Results
 from redurable.store.store import Store
 
@@ -89,6 +90,10 @@ class Reading:
     async def queues(self) -> builtins.list[depths.QueueInfo]:
         """Return every queue that ever held an intent, with its depth."""
         return await depths.queues((await self._open()).store)
+
+    async def limits(self) -> builtins.list[_limits.LimitInfo]:
+        """Return every limit that is in use now, by name and key; one that nobody uses leaves no trace."""
+        return await _limits.limits((await self._open()).store)
 
     async def workers(self) -> builtins.list[inspection.WorkerInfo]:
         """Return the registered worker processes and whether each lives."""

@@ -34,6 +34,7 @@ from redurable.runtime.state import state as _state
 from redurable.runtime.steps import perform_sync
 from redurable.store.depths import QueueInfo
 from redurable.store.inspection import WorkerInfo
+from redurable.store.limits import LimitInfo
 
 __all__ = [
     "Client", "Promise", "approval", "call", "checkpoint", "gather", "last_checkpoint", "promise", "run",
@@ -159,6 +160,10 @@ class Client(Operating):
     def queues(self) -> builtins.list[QueueInfo]:
         """Return every queue that ever held an intent."""
         return self._wait(self._client.queues())
+
+    def limits(self) -> builtins.list[LimitInfo]:
+        """Return every limit that is in use now; see `redurable.Client.limits`."""
+        return self._wait(self._client.limits())
 
     def workers(self) -> builtins.list[WorkerInfo]:
         """Return the registered worker processes."""

@@ -72,6 +72,7 @@ PUBLIC: tuple[str, ...] = (
     "IntentId",
     "IntentInfo",
     "JournalMismatchError",
+    "Limit",
     "NotFound",
     "PayloadTooLarge",
     "Priority",

@@ -32,6 +32,7 @@ _COMMANDS = {
         "redurable.cli.overview:queues",
         "List queues: how much waits, runs and is suspect; pause and resume them.",
     ),
+    "limits": ("redurable.cli.limits:limits", "List limits in use: places, rates, who waits for them."),
     "workers": (
         "redurable.cli.overview:workers",
         "List worker processes: what they serve, and whether they live.",

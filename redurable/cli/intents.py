@@ -42,6 +42,7 @@ def as_fields(info: IntentInfo) -> dict[str, Any]:
         "paused": info.paused,
         "turn": info.turn,
         "held": info.held,
+        "limit": info.limit,
         "long": info.long,
         "priority": info.priority.value,
         "attempt": info.attempt,
@@ -78,8 +79,9 @@ def get(
 
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
-    JSON: id, queue, type, status, reason, canceling, paused, turn, held, long, priority, attempt, losses, worker,
-    version, entries, step, changed, labels, idempotency_key, session, forked, created, start, started, wake, deadline,
+    JSON: id, queue, type, status, reason, canceling, paused, turn, held, limit, long, priority, attempt, losses,
+    worker, version, entries, step, changed, labels, idempotency_key, session, forked, created, start, started, wake,
+    deadline,
     finished, error (type, message, code, details, traceback), result; what is not known is null.
     """
 
@@ -99,10 +101,11 @@ def get(
         ("queue", info.queue + (f" ({info.type})" if info.type else "")),
         ("status", _status(info)),
         ("held", info.held),
+        ("limit", f"{info.limit} is full: it goes on when its turn comes" if info.limit else ""),
         ("created", moment(info.created)),
         ("starts", "" if info.started or not info.start else moment(info.start)),
         ("started", moment(info.started)),
-        ("wakes", moment(info.wake)),
+        ("wakes", moment(info.wake) if not info.limit else ""),
         ("deadline", moment(info.deadline)),
         ("finished", moment(info.finished)),
         ("attempt", info.attempt or ""),

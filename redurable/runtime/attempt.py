@@ -59,6 +59,7 @@ from redurable.runtime.holding import put_down
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.sealed import SealedRecorder
+from redurable.runtime.seats import Seats, admitted, kept, put_down_waiting, wanted_of
 from redurable.runtime.turns import begin_turn
 from redurable.runtime.undo import undo
 from redurable.store.courier import relay
@@ -89,6 +90,8 @@ class Attempt:
         vault: What seals and opens values, if a payload codec is configured.
     """
 
+    seats: Seats | None = None  # once it comes under a limit
+
     def __init__(
         self,
         lease: Lease,
@@ -115,7 +118,7 @@ class Attempt:
         self.task: asyncio.Task[None] | None = None
         self.ended = ""
         self._resources = resources
-        self._changed: list[str] = []
+        self.changed: list[str] = []  # steps whose code differs from what recorded them
         self._parking = False
         self._parked = False
         self._cursor = Cursor()
@@ -129,7 +132,7 @@ class Attempt:
     # --- what the worker uses -------------------------------------------------------------------------------------
 
     def run(self) -> Coroutine[Any, Any, None]:
-        """Run to its end; `ended` tells how: a final status, retry, parked, continued, held, released, lost."""
+        """Run to its end; `ended` says how: a final status, retry, parked, continued, held, limited, released, lost."""
         return self._run() if spans.observer is None else self._run_seen(spans.observer)
 
     async def _run_seen(self, observer: spans.Observer) -> None:
@@ -157,6 +160,8 @@ class Attempt:
             self.ended = await self._release()
         finally:
             self._cancel_leftovers()
+            if self.seats is not None:
+                await self.seats.leave()
             self.conductor.close()
             age, ended = now_ms() - lease.created, self.ended or "lost"
             if counted is not None:
@@ -195,20 +200,6 @@ class Attempt:
         """Hand the intent back now."""
         self.conductor.unwind(Suspended("the worker stops"))
 
-    def step_changed(self, name: str, n: int | str) -> None:
-        """A recorded result is replayed under other code than recorded it."""
-        policy = self.spec.on_code_change
-        if policy == "ignore":
-            return
-        emit("step.code_changed", intent=self.lease.id, queue=self.lease.queue, step=name, n=n)
-        if name not in self._changed:
-            self._changed.append(name)
-            self.lease.note("changed", ",".join(self._changed))
-        if policy == "hold":
-            error = JournalMismatchError(f"the code of step {name!r} changed since its result was recorded")
-            self.conductor.unwind(error)
-            raise error
-
     # --- the pipe ---------------------------------------------------------------------------------------------------
 
     async def _pipe(self) -> str:
@@ -217,6 +208,7 @@ class Attempt:
             if self.vault is not None:
                 self.envelope = await self.vault.open_struct(self.envelope)
             arguments = self.spec.bind(self.envelope.payload)
+            limits = wanted_of(self, arguments) if self.spec.limits else None
             if self.spec.depends:
                 arguments |= await self._resources.provide(self.spec)
         except CodecError:
@@ -224,6 +216,8 @@ class Attempt:
         except Exception as error:  # a payload that does not fit, or a dependency that could not be made
             await self.recorder.load()
             return await self._retry_or_fail(error)
+        if limits and (ended := await admitted(self, limits)):
+            return ended
         if lease.base:
             await self.recorder.load()
         self._cursor.last_at = self._cursor.began or lease.started
@@ -251,7 +245,7 @@ class Attempt:
             if spec.is_async:
                 return await spec.function(**arguments)
             # a thread cannot be stopped: it goes on until its next durable call, which raises
-            return await in_thread(main, spec.function, (), arguments)
+            return await in_thread(main, kept(main, None, spec.function), (), arguments)
 
     def _calm(self) -> None:
         """Forget cancellations that were meant for the handler."""
@@ -382,7 +376,7 @@ class Attempt:
 
     async def _park(self, due: int | None, reason: Reason) -> None:
         try:
-            word = await self.lease.park(len(self._cursor), reason.value, due)
+            word = await put_down_waiting(self, due, reason)
         finally:
             self._parking = False
         if word == b"OK":

@@ -26,7 +26,7 @@ import hashlib
 import random as _random
 import threading
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar, overload
@@ -39,6 +39,7 @@ from redurable.model import TimerFired, TimerSet
 from redurable.retry import Retry
 from redurable.runtime.bodies import awaited
 from redurable.runtime.holding import restored
+from redurable.runtime.limit import Limit
 from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform
@@ -269,12 +270,13 @@ class _Run:
         result: Any = None,
         run_in: Any = None,
         on_cancel: Any = "finish",
+        limit: Limit | Sequence[Limit] | None = None,
     ) -> _Run:
         """Return `run` with options of a step; *result* is the type to restore (by default the annotation)."""
         options: dict[str, Any] = {"identify": id, "retry": retry, "timeout": timeout, "run_in": run_in}
         if result is not None:
             options["result"] = result
-        return _Run(on_cancel=on_cancel, **options)
+        return _Run(on_cancel=on_cancel, limit=limit, **options)
 
 
 run = _Run()

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -26,6 +26,7 @@ from redurable.codec import Typed, typed
 from redurable.errors import ConfigurationError, SerialisationError
 from redurable.model import Status
 from redurable.retry import Retry
+from redurable.runtime.limit import Limit, limits_of
 from redurable.store.keys import check_queue
 from redurable.store.store import KEEP_COMPLETED_MS, KEEP_OTHER_MS
 
@@ -62,6 +63,7 @@ class HandlerSpec:
     strict: bool = False
     shared: bool = False
     state_retention: float | None = None
+    limits: tuple[Limit, ...] = ()
     _arguments: dict[str, Typed] = field(default_factory=dict)
     _depends: dict[str, Depends] = field(default_factory=dict)
     _single: str | None = None
@@ -87,6 +89,12 @@ class HandlerSpec:
     def keep_ms(self, status: Status) -> int:
         """Return how long (ms) an intent is kept that ended with *status*."""
         return int((self.retention if status is Status.COMPLETED else self.failed_retention) * 1000)
+
+    @property
+    def takes_payload(self) -> bool:
+        """Whether its one argument is the payload itself, and not a field of it."""
+        self._resolve()
+        return self._single is not None
 
     def _resolve(self) -> None:
         if self._resolved:
@@ -173,6 +181,8 @@ def handler(
     strict: bool = False,
     shared: bool = False,
     state_retention: Seconds | None = None,
+    concurrency: int | None = None,
+    limit: Limit | Sequence[Limit] | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def handler(
     function: Any = None,
@@ -190,6 +200,8 @@ def handler(
     strict: bool = False,
     shared: bool = False,
     state_retention: Seconds | None = None,
+    concurrency: int | None = None,
+    limit: Limit | Sequence[Limit] | None = None,
 ) -> Any:
     """
     Give a handler a queue and a policy; the function itself stays as it is. Optional: a plain function serves too.
@@ -207,6 +219,7 @@ def handler(
         shared: Only read the state of the session that it is sent to, and run beside the session's holder.
         state_retention: Seconds that the state of a session is kept after its last intent; 30 days by default.
         strict: Make a wait that is not durable an error, when it outlasts a few seconds.
+        concurrency, limit: How many of the queue are at work at a time, over all workers; for all else, see `Limit`.
     """
 
     def decorate(target: Callable[..., Any]) -> Callable[..., Any]:
@@ -224,6 +237,7 @@ def handler(
             on_code_change=on_code_change,
             strict=strict,
             shared=shared,
+            limits=limits_of(limit, f"handler {name}", concurrency),
             state_retention=None if state_retention is None else seconds(state_retention, "handler(state_retention=)"),
         )
         setattr(target, _ATTRIBUTE, spec)

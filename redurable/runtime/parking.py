@@ -26,7 +26,7 @@ _LOOK = 0.001  # s until an attempt that waits is first looked at
 _SELDOM = 1.0
 _CHILDREN = 60_000, 3_600_000  # ms from one look at open children to the next: doubled with their age, in these bounds
 # of several waits the first of these is told
-_ORDER = (Reason.HUMAN, Reason.PROMISE, Reason.INTENT, Reason.RETRY, Reason.TIME)
+_ORDER = (Reason.LIMIT, Reason.HUMAN, Reason.PROMISE, Reason.INTENT, Reason.RETRY, Reason.TIME)
 
 
 class Parking:
@@ -60,8 +60,11 @@ class Parking:
         wait = _SELDOM if first is None else (first - now_ms()) / 1000
         if first is None or wait >= SHORT:
             if self._possible():
-                first = _recheck(first, held)
                 reasons = {call.reason for call in (*due, *held)}
+                if Reason.LIMIT in reasons:  # these are called up, by whoever makes room
+                    times = [c.due for c in due if c.due is not None and c.reason is not Reason.LIMIT]
+                    first = min(times, default=None)
+                first = _recheck(first, held)
                 self._conductor.main.attempt.park(first, next(reason for reason in _ORDER if reason in reasons))
             # whoever asked last has not come to rest yet, or something foreign goes on
             wait = min(wait, self._pause)

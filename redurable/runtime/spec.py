@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ from redurable.errors import ConfigurationError
 from redurable.journal.cursor import INSIDE
 from redurable.journal.fingerprint import fingerprint
 from redurable.retry import Retry
+from redurable.runtime.limit import Limit, limits_of
 from redurable.runtime.scope import Scope
 
 __all__ = ["OnCancel", "RunIn", "StepSpec", "remember", "return_annotation", "step_spec", "steps_of"]
@@ -28,7 +29,9 @@ _DEFAULT_RETRY = Retry()
 class StepSpec:
     """What is known of a step before it is called."""
 
-    __slots__ = ("_result", "_typed", "code", "function", "identify", "name", "on_cancel", "retry", "run_in", "timeout")
+    __slots__ = (
+        "_result", "_typed", "code", "function", "identify", "limits", "name", "on_cancel", "retry", "run_in", "timeout"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class StepSpec:
         timeout: Seconds | None = None,
         run_in: RunIn | None = None,
         on_cancel: OnCancel = "finish",
+        limit: Limit | Sequence[Limit] | None = None,
         result: Any = inspect.Parameter.empty,
     ) -> None:
         if not callable(function) or isinstance(function, type):
@@ -69,6 +73,7 @@ class StepSpec:
         self.timeout = None if timeout is None else seconds(timeout, "step(timeout=)")
         self.run_in: RunIn = run_in or ("loop" if coroutine else "thread")
         self.on_cancel = on_cancel
+        self.limits = limits_of(limit, f"step {self.name}")
         self.code = fingerprint(function)
         self._result = result
         self._typed: Typed | None = None

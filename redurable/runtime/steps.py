@@ -14,29 +14,29 @@ import functools
 import inspect
 import threading
 import typing
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from redurable import spans
 from redurable.clock import Seconds, monotonic, now_ms
-from redurable.errors import CodecError, ConfigurationError, SerialisationError, StepFailed, UsageError
+from redurable.errors import UsageError
 from redurable.events import emit
-from redurable.journal.cursor import RUNNING, UNSET, Call
-from redurable.journal.fingerprint import changed
-from redurable.model import ErrorInfo, StepDone, StepFailedEntry, StepTried
+from redurable.journal.cursor import RUNNING, Call
+from redurable.model import StepDone
 from redurable.retry import Retry
 from redurable.runtime.bodies import awaited, in_process, in_thread, on_loop
+from redurable.runtime.limit import Limit
 from redurable.runtime.scope import Scope, current_scope, scope_var
+from redurable.runtime.seats import kept, leave, seated
 from redurable.runtime.spec import OnCancel, RunIn, StepSpec, remember, step_spec
+from redurable.runtime.verdicts import concluded, failed, succeeded
 
 __all__ = ["perform", "perform_sync", "step", "step_spec"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# another try would only meet them again
-_HOPELESS = (UsageError, ConfigurationError, SerialisationError)
 
 
 # --- the pieces -----------------------------------------------------------------------------------------------------
@@ -53,60 +53,11 @@ async def opened(scope: Scope, spec: StepSpec, n: int | str) -> Call:
     return call
 
 
-def succeeded(spec: StepSpec, scope: Scope, call: Call, value: Any) -> StepDone:
-    """Return the entry of a body that returned; keep the value as a replay would give it."""
-    data, call.value = spec.typed.settle(value, f"the result of step {spec.name!r}", scope.attempt.limit)
-    place, name, n = call.identity
-    return StepDone(place, name, n, now_ms(), spec.code, msgspec.Raw(data))
-
-
-def failed(spec: StepSpec, scope: Scope, call: Call, error: BaseException) -> StepTried | StepFailedEntry:
-    """Return the entry of a body that raised: it is tried again, or has failed for good."""
-    place, name, n = call.identity
-    tries, now = call.tries + 1, now_ms()
-    delay = None
-    if not scope.attempt.conductor.cancellation.pending and not isinstance(error, _HOPELESS):
-        delay = spec.retry.delay(tries, error)
-    info = ErrorInfo.of(error)
-    lease = scope.attempt.lease
-    emit("step.failed", intent=lease.id, queue=lease.queue, step=name, n=n, tries=tries, retry_in=delay, error=error)
-    if delay is None:
-        call.value = error
-        return StepFailedEntry(place, name, n, now, spec.code, info, tries)
-    return StepTried(place, name, n, now, info, tries, now + int(delay * 1000))
-
-
 async def closed(scope: Scope, call: Call, entry: Any) -> None:
     """Record *entry*; return when the call is done, or may be tried again."""
     conductor = scope.attempt.conductor
     await conductor.record(scope, call, entry)
     await conductor.wait(scope, call)
-
-
-def concluded(spec: StepSpec, scope: Scope, call: Call) -> Any:
-    """Return or raise what the call's entry says."""
-    entry = call.entry
-    if entry.code is not spec.code and changed(entry.code, spec.code):
-        scope.attempt.step_changed(spec.name, entry.n)
-    live, call.value = call.value, UNSET
-    if isinstance(entry, StepDone):
-        if entry.code is spec.code and live is not UNSET:
-            return live
-        try:
-            return spec.typed.decode(entry.value, f"the recorded result of step {spec.name!r}")
-        except CodecError as error:  # sealed, and no codec is configured here
-            scope.attempt.hold(error)
-            raise
-    info = entry.error
-    if type(info.details) is msgspec.msgpack.Ext:
-        refused = CodecError(f"the error of step {spec.name!r} is sealed", code="CODEC_MISSING")
-        scope.attempt.hold(refused)
-        raise refused
-    failure = StepFailed(
-        spec.name, info.type, info.message, code=info.code or None, bases=info.bases, details=info.details,
-        traceback=info.traceback, tries=entry.tries,
-    )  # fmt: skip
-    raise failure from (live if isinstance(live, BaseException) else None)
 
 
 def _enter(spec: StepSpec, scope: Scope, call: Call) -> tuple[str, Any]:
@@ -116,6 +67,12 @@ def _enter(spec: StepSpec, scope: Scope, call: Call) -> tuple[str, Any]:
     if call.tries:
         scope.try_again()
     return before
+
+
+def _exit(spec: StepSpec, scope: Scope, call: Call, before: tuple[str, Any]) -> None:
+    scope.path, scope.step = before
+    if spec.limits:
+        leave(scope, call)
 
 
 async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any) -> Any:
@@ -130,12 +87,13 @@ async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any
                 return await spec.function(*args, **kwargs)
             if spec.run_in == "process":
                 return await in_process(spec.function, args, kwargs, spec.typed.annotation)
-            return await awaited(await in_thread(scope, spec.function, args, kwargs))
+            function = kept(scope, call, spec.function) if spec.limits else spec.function
+            return await awaited(await in_thread(scope, function, args, kwargs))
     except asyncio.CancelledError:
         begun = 0.0
         raise
     finally:
-        scope.path, scope.step = before
+        _exit(spec, scope, call, before)
         scope.ran(spec.name, begun)
 
 
@@ -154,7 +112,7 @@ async def _persist(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: 
 
 async def _tried(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any) -> None:
     conductor = scope.attempt.conductor
-    while call.state == RUNNING:
+    while call.state == RUNNING and (not spec.limits or await seated(scope, spec, call, args, kwargs)):
         entry: Any
         conductor.bodies.add(call)
         try:
@@ -181,7 +139,7 @@ def perform_sync(scope: Scope, spec: StepSpec, n: int | str, args: Any, kwargs: 
 
 def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any) -> None:
     loop = scope.attempt.loop
-    while call.state == RUNNING:
+    while call.state == RUNNING and (not spec.limits or on_loop(loop, seated(scope, spec, call, args, kwargs))):
         entry: Any
         scope.attempt.conductor.bodies.add(call)
         before = _enter(spec, scope, call)
@@ -192,12 +150,13 @@ def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any
             elif spec.run_in == "process":
                 value = on_loop(loop, in_process(spec.function, args, kwargs, spec.typed.annotation))
             else:
-                value = spec.function(*args, **kwargs)
+                function = kept(scope, call, spec.function) if spec.limits else spec.function
+                value = function(*args, **kwargs)
             entry = succeeded(spec, scope, call, value)
         except Exception as error:
             entry = failed(spec, scope, call, error)
         finally:
-            scope.path, scope.step = before
+            _exit(spec, scope, call, before)
         scope.ran(spec.name, begun)
         on_loop(loop, closed(scope, call, entry))
 
@@ -215,7 +174,7 @@ async def _short_failed(
 
 def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     name, code = spec.name, spec.code
-    plain = spec.timeout is None and spec.identify is None and spec.on_cancel == "finish"
+    plain = spec.timeout is None and spec.identify is None and spec.on_cancel == "finish" and not spec.limits
     what = f"the result of step {name!r}"
     get_scope = scope_var.get
 
@@ -340,6 +299,7 @@ def step(
     timeout: Seconds | None = None,
     run_in: RunIn | None = None,
     on_cancel: OnCancel = "finish",
+    limit: Limit | Sequence[Limit] | None = None,
 ) -> _Decorator: ...
 def step(
     function: Any = None,
@@ -351,6 +311,7 @@ def step(
     timeout: Seconds | None = None,
     run_in: RunIn | None = None,
     on_cancel: OnCancel = "finish",
+    limit: Limit | Sequence[Limit] | None = None,
 ) -> Any:
     """
     Make *function* a step: within an intent its result is recorded before the next line runs, and replayed after.
@@ -366,6 +327,8 @@ def step(
         timeout: Seconds for one try, after which it fails with TimeoutError (and is retried).
         run_in: "loop" (async def), "thread" (plain def) or "process" (a spawned one, for CPU-bound work).
         on_cancel: When the intent is cancelled: let the body "finish", or "interrupt" it.
+        limit: How many bodies may run at a time, or begin within a time, over all workers; see `Limit`. Each try asks
+            anew.
 
     Raises:
         StepFailed: (from the call) the body failed for good; the same live and on replay.
@@ -373,9 +336,8 @@ def step(
     """
 
     def decorate(target: Any) -> Any:
-        spec = StepSpec(
-            target, name=name, identify=id, retry=retry, timeout=timeout, run_in=run_in, on_cancel=on_cancel
-        )
+        spec = StepSpec(target, name=name, identify=id, retry=retry, timeout=timeout, run_in=run_in,
+                        on_cancel=on_cancel, limit=limit)  # fmt: skip
         if inspect.iscoroutinefunction(target):
             return _async_step(spec, target)
         return SyncStep(spec, target)

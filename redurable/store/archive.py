@@ -13,7 +13,7 @@ from typing import Any
 from redurable.clock import now_ms
 from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.ids import partition_of
-from redurable.model import Status
+from redurable.model import Reason, Status
 from redurable.portable import Parts, pack, token_of, unpack
 from redurable.store.keys import FRESH_LANES, check_queue, check_session, continuations
 from redurable.store.scripts import load
@@ -149,8 +149,12 @@ async def place(store: Store, intent: str, parts: Parts, token: str) -> str:
 
 
 def _resumed(parts: Parts, status: Status) -> Status:
-    """One that was paused goes on as any other."""
+    """One that was paused goes on as any other; so does one that waited for a limit."""
     head = parts.head
+    if head.get("reason") == Reason.LIMIT:  # the line that it stood in is not here: it asks again
+        for name in ("wake", "reason"):
+            head.pop(name)
+        return Status.SUBMITTED
     to, _, rest = head.pop("paused", "").partition(":")
     if "lane" in head:
         head["lane"] = head["lane"].lstrip("!")

@@ -248,6 +248,7 @@ def _info(
         turn=int(fields.get("turn", 1)),
         long=fields.get("long"),
         held=fields.get("held") if fields.get("reason") == Reason.HELD else None,
+        limit=fields.get("limit") if fields.get("reason") == Reason.LIMIT else None,
         paused=paused,
         canceling="canceling" in fields and not Status(fields["status"]).final,
         entries=entries,

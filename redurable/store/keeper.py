@@ -17,6 +17,7 @@ from redurable.model import CancelRequested, Status, encode_entry
 from redurable.store import schedules
 from redurable.store.keys import FRESH_LANES, GROUP, Keys, continuations, suspects
 from redurable.store.lease import Lease
+from redurable.store.limits import review
 from redurable.store.schedules import MARK
 from redurable.store.scripts import load
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
@@ -160,10 +161,12 @@ class Keeper:
         return due, int(float(first[1])) if first else None
 
     async def fire(self, store: Store, intent: str) -> str:
-        """Act on the due timer of *intent* (or of a schedule): start, wake or expire it; return the script's word."""
+        """Act on the due timer of *intent* (schedule, limit): start, wake or expire it; return the script's word."""
         keys = self.keys
         if intent[0] == MARK:
             return await schedules.fire(store, intent[1:])
+        if intent[0] == "~":
+            return await review(store, keys, intent[1:])
         while True:
             head = await self._mux.command(
                 "HMGET", keys.head(intent),

@@ -25,11 +25,15 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:{p}:t` | zset | id -> min(deadline, start, wake) in ms; of an ended one: by when it has told others | until done |
 | `ns:{0}:y` | set | the names of all schedules | until they are deleted |
 | `ns:{0}:y:<name>` | hash | a schedule, see `store.schedules`; in the timers it is `@<name>` | until it is deleted |
+| `ns:{p}:limits` | set | ids of the limits in use; `~<id>` is one's member of the timers | the partition's |
+| `ns:{p}:l:<limit>` | hash | a limit's book: what it allows, place -> fence | until nobody uses it |
+| `ns:{p}:lu:<limit>`, `ll:`, `lw:` | zset | a limit's places, its line, what its rate counts | until nobody does |
 | `ns:{p}:x:done`, `x:failed` | zset | id -> time of removal in ms | until removed |
 
 A *lane* is the place of a stream entry without the queue: `q:<priority>` or `c:<version>`; the head's `at` is
 `<lane>/<entry id>`. Channels (no keys): `ns:r:<client>` results, `ns:l:<worker>` liveness, `ns:h:<worker>` hints
-(`<id>` has news, `!<id>` was killed, `|<id>` is to be paused), `ns:n:<id>` one intent's news, `ns:{p}:t` timers.
+(`<id>` has news, `!<id>` was killed, `|<id>` is to be paused, `+<id>` is called up by a limit), `ns:n:<id>` one
+intent's news, `ns:{p}:t` timers.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ __all__ = [
     "check_queue",
     "check_session",
     "continuations",
+    "limit_keys",
     "meta_key",
     "suspects",
 ]
@@ -94,8 +99,8 @@ class Keys:
 
     __slots__ = (
         "arrivals_prefix", "asked", "checkpoints", "done", "envelope_prefix", "failed", "forms", "head_prefix",
-        "journal_prefix", "line_prefix", "namespace", "outcome_prefix", "partition", "paused", "prefix", "schedules",
-        "state_prefix", "streams", "timers", "versions", "workers",
+        "journal_prefix", "limits", "line_prefix", "namespace", "outcome_prefix", "partition", "paused", "prefix",
+        "schedules", "state_prefix", "streams", "timers", "versions", "workers",
     )  # fmt: skip
 
     def __init__(self, namespace: str, partition: int) -> None:
@@ -112,6 +117,7 @@ class Keys:
         self.failed = prefix + "x:failed"
         self.asked = prefix + "x:asked"
         self.forms = prefix + "forms"
+        self.limits = prefix + "limits"
         self.head_prefix = prefix + "i:"
         self.envelope_prefix = prefix + "p:"
         self.journal_prefix = prefix + "j:"
@@ -186,3 +192,9 @@ class Keys:
     def news(self, intent: str) -> str:
         """Channel: something happened to *intent*."""
         return f"{self.namespace}:n:{intent}"
+
+
+def limit_keys(keys: Keys, limit: str) -> tuple[str, str, str, str]:
+    """Return a hash and three zsets of *limit*: its book, its places, its line, what its rate counts."""
+    prefix = keys.prefix
+    return f"{prefix}l:{limit}", f"{prefix}lu:{limit}", f"{prefix}ll:{limit}", f"{prefix}lw:{limit}"

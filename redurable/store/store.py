@@ -72,6 +72,7 @@ class Store:
         self._wanted = partitions
         self.keys: list[Keys] = []
         self.secret = ""  # what tokens of promises are signed with
+        self.limited = True  # it keeps limits; a store in memory has nobody to keep them against
 
     async def start(self) -> None:
         """

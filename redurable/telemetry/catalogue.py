@@ -32,8 +32,8 @@ INTENT_SECONDS = Metric(
 ATTEMPTS = Metric(
     "redurable_attempts_total", "counter", ("queue", "ended"),
     "Attempts that ended, by how: an outcome, or retry (the handler raised and is tried again), parked (the intent "
-    "waits without a worker), held (it cannot be opened here), released (handed back by a drain), lost (another owner "
-    "has it).",
+    "waits without a worker), limited (it waits in the line of a limit), held (it cannot be opened here), released "
+    "(handed back by a drain), lost (another owner has it).",
 )  # fmt: skip
 IN_FLIGHT = Metric("redurable_in_flight", "gauge", ("queue",), "Attempts that run now.")
 CAPACITY = Metric("redurable_capacity", "gauge", (), "Attempts that may run at a time.")
@@ -139,7 +139,7 @@ DELAYED = Metric("redurable_queue_delayed", "gauge", ("queue",), "Intents whose 
 WAITING = Metric(
     "redurable_queue_waiting", "gauge", ("queue", "reason"),
     "Intents that wait without a worker and have a wake or a deadline to come: TIME, RETRY, PROMISE, HUMAN, INTENT, "
-    "HELD, UNKNOWN_TYPE. (Who waits for news without a time limit has no timer, and is not among them.)",
+    "LIMIT, HELD, UNKNOWN_TYPE. (Who waits for news without a time limit has no timer, and is not among them.)",
 )  # fmt: skip
 WORKERS = Metric("redurable_queue_workers", "gauge", ("queue",), "Live worker processes that serve it.")
 TIMERS = Metric("redurable_timers", "gauge", (), "Starts, wakes, deadlines and schedules that are to come.")

@@ -30,7 +30,7 @@ __all__ = ["MOST_QUEUES", "Page"]
 
 MOST_QUEUES = 500
 _USERS = "PROMETHEUS_MULTIPROC_DIR"
-_ENDS = (*OUTCOMES, "retry", "parked", "continued", "held", "released", "lost")
+_ENDS = (*OUTCOMES, "retry", "parked", "continued", "limited", "held", "released", "lost")
 _LOOPS = ("consume", "timers", "peers", "overdue", "unheld", "reconcile", "retention")
 _DETECTORS = ("parent", "peers", "lease")
 _REFUSALS = ("FENCED", "LOST", "WRONG_STATE", "NOT_FOUND", "REGRESSED", "STORE_ERROR")

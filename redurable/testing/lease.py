@@ -61,6 +61,7 @@ def _goes_on(entry: Entry) -> bool:
 
 class _Secret:
     secret = "0:" + "00" * 32
+    limited = False
 
 
 class MemoryLease:

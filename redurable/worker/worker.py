@@ -33,6 +33,7 @@ from redurable.runtime.bodies import close_pools, thread_pool
 from redurable.runtime.handlers import HandlerSpec, Resources
 from redurable.runtime.loops import install
 from redurable.runtime.scope import mark_worker
+from redurable.runtime.seats import call_up
 from redurable.store.inspection import decode_envelope
 from redurable.store.keeper import Keeper, renewal
 from redurable.store.lease import Lease, sit
@@ -365,13 +366,15 @@ class Worker:
 
     def _on_message(self, channel: str, data: bytes) -> None:
         if channel == self.store.keys[0].hints(self.id):
-            attempt = self.attempts.get(data.lstrip(b"!|").decode())
+            attempt = self.attempts.get(data.lstrip(b"!|+").decode())
             if attempt is None:
                 pass
             elif data[:1] == b"!":
                 background(self.deny(attempt), "look whether it was killed")
             elif data[:1] == b"|":
                 attempt.conductor.drain()
+            elif data[:1] == b"+":
+                call_up(attempt)
             else:
                 attempt.hint()
         elif data == BUSY:

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from redurable import Retry, approval, handler, promise, sleep, step
+from redurable import Limit, Retry, approval, handler, promise, sleep, step
 
 log = logging.getLogger("tests.app")
 slog = structlog.get_logger("tests.app")
@@ -83,6 +83,13 @@ async def pay(secret: str, card: Card) -> list[str]:
 @handler(queue="ask")
 async def ask(payload: Any) -> bool:
     return await promise("approved", bool)
+
+
+@handler(queue="narrow", limit=Limit(concurrency=1, rate=1000, per=60, key="who"))
+async def narrow(who: str, path: str) -> str:
+    while not Path(path).exists():
+        await asyncio.sleep(0.02)
+    return who
 
 
 @handler(queue="publish")

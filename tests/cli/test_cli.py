@@ -288,7 +288,7 @@ def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> Non
         "QUEUE", "QUEUED", "RUNNING", "DELAYED", "WAITING", "UNKNOWN", "SUSPECTS", "OLDEST", "WORKERS"
     ]  # fmt: skip
     (found,) = [w for w in cli("workers", "--json").json if w["alive"]]
-    assert set(found["queues"]) == {"ask", "charge", "forgetful", "fragile", "nap", "publish", "sum"}
+    assert set(found["queues"]) == {"ask", "charge", "forgetful", "fragile", "nap", "narrow", "publish", "sum"}
     assert {"id", "host", "pid", "running", "concurrency", "started", "renewed", "python", "release"} < set(found)
     assert any(found["id"] in line and "yes" in line for line in cli("workers").out.splitlines())
 
@@ -405,7 +405,7 @@ def test_version_is_that_of_the_package(cli: Cli) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        [], ["worker"], ["dev"], ["send"], ["queues"], ["workers"], ["version"], ["intents"],
+        [], ["worker"], ["dev"], ["send"], ["queues"], ["workers"], ["limits"], ["version"], ["intents"],
         ["queues", "pause"], ["queues", "resume"],
         *(["intents", verb] for verb in ("get", "list", "history", "watch", "retry")),
         *(["intents", verb] for verb in ("cancel", "kill", "pause", "resume", "resolve", "reject")),

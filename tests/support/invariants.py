@@ -31,6 +31,9 @@ _KINDS = {
     r"s:[^:]+:.+": "zset",
     r"v:[^:]+:.+": "hash",
     r"forms": "hash",
+    r"limits": "set",
+    r"l:[^:]+(:.+)?": "hash",
+    r"l[ulw]:[^:]+(:.+)?": "zset",
     r"x:(done|failed|asked)": "zset",
     r"q:[^:]+:(high|normal|low)": "stream",
     r"c:[^:]+:.+": "stream",
@@ -44,8 +47,8 @@ _KINDS = {
 _FIELDS = {
     "status", "queue", "created", "at", "reply", "digest", "max", "deadline", "lane", "start", "wake", "reason",
     "fence", "attempt", "base", "started", "finished", "losses", "lost", "canceling", "watch", "cursors", "redriven",
-    "changed", "imported", "held", "long", "turn", "owes", "session", "place", "busy", "kept", "told", "paused",
-    "version", "forked",
+    "changed", "imported", "held", "limit", "long", "turn", "owes", "session", "place", "busy", "kept", "told",
+    "paused", "version", "forked",
 }  # fmt: skip
 
 
@@ -212,12 +215,14 @@ async def _check_partition(store: Store, keys: Keys, mine: dict[str, str]) -> Co
         status, wake = await mux.command("HMGET", keys.schedule(name), "status", "wake")
         timer = await mux.command("ZSCORE", keys.timers, f"@{name}")
         assert timer == (wake or None if status == b"ACTIVE" else None), f"{name} is {status}: {timer}, {wake}"
+    used = {raw.decode() for raw in await mux.command("SMEMBERS", keys.limits)}
+    kept = {tail.split(":", 1)[1] for tail in mine if re.match(r"l[ulw]?:", tail)}
+    assert kept <= used, f"limits that nobody would find: {kept - used}"
+    members = {f"@{name}" for name in planned} | {f"~{limit}" for limit in used}
     for view in (keys.timers, keys.done, keys.failed):
         for raw in await mux.command("ZRANGE", view, 0, -1):
-            if raw[:1] == b"@" and view == keys.timers:
-                assert raw[1:].decode() in planned, f"{view} names {raw!r}, which is gone"
-                continue
-            assert raw.decode() in intents, f"{view} names {raw!r}, which is gone"
+            if view != keys.timers or raw.decode() not in members:
+                assert raw.decode() in intents, f"{view} names {raw!r}, which is gone"
     for stream in streams:
         await _check_pending(store, stream)
     return Counter([str(await check(store, intent, places[intent])) for intent in sorted(intents)])

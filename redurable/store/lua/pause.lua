@@ -8,7 +8,7 @@
 -- reply  PAUSED | REQUESTED | AGAIN | WRONG_STATE | NOT_FOUND
 -- flags  allow-oom
 -- uses   rearm
-local h = redis.call('HMGET', head, 'status', 'at', 'fence', 'paused', 'start', 'lane')
+local h = redis.call('HMGET', head, 'status', 'at', 'fence', 'paused', 'start', 'lane', 'reason', 'version')
 if not h[1] then return 'NOT_FOUND' end
 if ended(h[1]) then return 'WRONG_STATE' end
 if h[1] == 'PAUSED' then return 'PAUSED' end
@@ -30,6 +30,9 @@ if back == 'SUBMITTED' then
   drop(stream, entry)
   redis.call('HDEL', head, 'at')
   back = 'SUBMITTED:' .. lane
+elseif h[7] == 'LIMIT' then -- once resumed it asks again
+  back = 'SUBMITTED:c:' .. (h[8] and h[8] ~= '' and h[8] or '-')
+  redis.call('HDEL', head, 'reason', 'wake')
 elseif back == 'WAITING' then
   back = 'WAITING:' .. redis.call('LLEN', journal)
 end

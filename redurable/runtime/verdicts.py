@@ -1,0 +1,97 @@
+"""
+What a step's body came to, as an entry of the journal; and what an entry says to the caller.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from redurable.clock import now_ms
+from redurable.errors import (
+    CodecError,
+    ConfigurationError,
+    JournalMismatchError,
+    SerialisationError,
+    StepFailed,
+    UsageError,
+)
+from redurable.events import emit
+from redurable.journal.cursor import UNSET, Call
+from redurable.journal.fingerprint import changed
+from redurable.model import ErrorInfo, StepDone, StepFailedEntry, StepTried
+from redurable.runtime.scope import Scope
+from redurable.runtime.spec import StepSpec
+
+if TYPE_CHECKING:
+    from redurable.runtime.attempt import Attempt
+
+__all__ = ["concluded", "failed", "succeeded"]
+
+# another try would only meet them again
+_HOPELESS = (UsageError, ConfigurationError, SerialisationError)
+
+
+def succeeded(spec: StepSpec, scope: Scope, call: Call, value: Any) -> StepDone:
+    """Return the entry of a body that returned; keep the value as a replay would give it."""
+    data, call.value = spec.typed.settle(value, f"the result of step {spec.name!r}", scope.attempt.limit)
+    place, name, n = call.identity
+    return StepDone(place, name, n, now_ms(), spec.code, msgspec.Raw(data))
+
+
+def failed(spec: StepSpec, scope: Scope, call: Call, error: BaseException) -> StepTried | StepFailedEntry:
+    """Return the entry of a body that raised: it is tried again, or has failed for good."""
+    place, name, n = call.identity
+    tries, now = call.tries + 1, now_ms()
+    delay = None
+    if not scope.attempt.conductor.cancellation.pending and not isinstance(error, _HOPELESS):
+        delay = spec.retry.delay(tries, error)
+    info = ErrorInfo.of(error)
+    lease = scope.attempt.lease
+    emit("step.failed", intent=lease.id, queue=lease.queue, step=name, n=n, tries=tries, retry_in=delay, error=error)
+    if delay is None:
+        call.value = error
+        return StepFailedEntry(place, name, n, now, spec.code, info, tries)
+    return StepTried(place, name, n, now, info, tries, now + int(delay * 1000))
+
+
+def concluded(spec: StepSpec, scope: Scope, call: Call) -> Any:
+    """Return or raise what the call's entry says."""
+    entry = call.entry
+    if entry.code is not spec.code and changed(entry.code, spec.code):
+        _code_changed(scope.attempt, spec.name, entry.n)
+    live, call.value = call.value, UNSET
+    if isinstance(entry, StepDone):
+        if entry.code is spec.code and live is not UNSET:
+            return live
+        try:
+            return spec.typed.decode(entry.value, f"the recorded result of step {spec.name!r}")
+        except CodecError as error:  # sealed, and no codec is configured here
+            scope.attempt.hold(error)
+            raise
+    info = entry.error
+    if type(info.details) is msgspec.msgpack.Ext:
+        refused = CodecError(f"the error of step {spec.name!r} is sealed", code="CODEC_MISSING")
+        scope.attempt.hold(refused)
+        raise refused
+    failure = StepFailed(
+        spec.name, info.type, info.message, code=info.code or None, bases=info.bases, details=info.details,
+        traceback=info.traceback, tries=entry.tries,
+    )  # fmt: skip
+    raise failure from (live if isinstance(live, BaseException) else None)
+
+
+def _code_changed(attempt: Attempt, name: str, n: int | str) -> None:
+    """A recorded result is replayed under other code than recorded it."""
+    policy = attempt.spec.on_code_change
+    if policy == "ignore":
+        return
+    emit("step.code_changed", intent=attempt.lease.id, queue=attempt.lease.queue, step=name, n=n)
+    if name not in attempt.changed:
+        attempt.changed.append(name)
+        attempt.lease.note("changed", ",".join(attempt.changed))
+    if policy == "hold":
+        error = JournalMismatchError(f"the code of step {name!r} changed since its result was recorded")
+        attempt.conductor.unwind(error)
+        raise error
