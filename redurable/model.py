@@ -10,8 +10,7 @@ The state of an intent, with the script that walks each edge:
                                         │                 │  │  └─ recover ─────►  TIMED_OUT
                    wake, fire, cancel,  │                 │  │    (losses used up)
                    expire, resolve      │    park, retry  │  │
-                                        └── WAITING ◄─────┘  └─ record, renew, checkpoint, declare, withdraw,
-                                                             occupy stay
+                                        └── WAITING ◄─────┘  └─ record, renew, checkpoint, declare, withdraw, occupy
 
     cancel, expire    CREATED | SUBMITTED, never claimed -> CANCELED | TIMED_OUT
                       else a `CancelRequested` entry, which the handler meets at its place in the journal
@@ -365,9 +364,8 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     """
     What is known of an intent at one moment. Times are ms since 1970 by the server's clock.
 
-    `step` is the last journaled step, `changed` names steps whose code changed since they were recorded, `forked` the
-    intent it is a fork of; `held` says what keeps workers from going on, `limit` which one is full, `long` that its
-    journal has grown too long.
+    `step` is the last journaled step, `changed` names steps whose code changed since they were recorded, `forked` its
+    origin; `held` and `limit` say what keeps it from going on, `long` that its journal has grown too long.
     """
 
     id: str

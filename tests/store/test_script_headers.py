@@ -214,8 +214,7 @@ class TestDiagram:
             "wake, fire, cancel,": "SUBMITTED",
             "expire, resolve": "SUBMITTED",
             "park, retry": "WAITING",
-            "record, renew, checkpoint, declare, withdraw,": "IN_PROGRESS",
-            "occupy stay": "IN_PROGRESS",
+            "record, renew, checkpoint, declare, withdraw, occupy": "IN_PROGRESS",
         }
         for verbs, state in beside.items():
             assert verbs in self.drawing
