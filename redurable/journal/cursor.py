@@ -30,6 +30,7 @@ from redurable.model import (
     Patched,
     Reason,
     Reopened,
+    Status,
     StepDone,
     StepFailedEntry,
     StepTried,
@@ -96,6 +97,8 @@ class Cursor:
         self.brought: set[str] = set()  # keys of everything that came, its place reached or not
         self.called: dict[Identity, Called] = {}  # children that were started
         self.reopened = 0  # operator's retries
+        self.earlier: set[str] = set()  # children that were started before one of them and heard of, if ever, after it
+        self.outlived: set[str] = set()  # of those, the ones that ended without a result
         self.used: set[str] = set()  # keys whose value the handler has been given, or gave up
         self.cancel: CancelRequested | None = None
         self.turn = 1
@@ -156,9 +159,13 @@ class Cursor:
         elif isinstance(entry, Patched):
             self.patches[entry.change] = True
         if not isinstance(entry, IDENTIFIED):
-            self.reopened += isinstance(entry, Reopened)
-            if isinstance(entry, Arrived):
+            if isinstance(entry, Reopened):
+                self.reopened += 1
+                self.earlier |= {child.child for child in self.called.values()} - self.brought
+            elif isinstance(entry, Arrived):
                 self.brought.add(entry.key)
+                if entry.key in self.earlier and entry.status is not Status.COMPLETED:
+                    self.outlived.add(entry.key)
             return
         identity = (entry.scope, entry.name, entry.n)
         for given_up in getattr(entry, "abandoned", ()):

@@ -34,6 +34,7 @@ from redurable.options import SendOptions
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.handlers import spec_of
 from redurable.runtime.promises import handler_scope
+from redurable.runtime.scope import Scope
 from redurable.runtime.sending import accepted, submit
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform
@@ -142,14 +143,30 @@ async def call(to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> 
     attempt = scope.attempt
     conductor = attempt.conductor
     name = f"call {to if isinstance(to, str) else spec_of(to).queue}"
+    child, ended = await _outcome(scope, name, to, payload, options)
+    while child.id in conductor.cursor.outlived:  # it ended with its parent, which was retried since
+        child, ended = await _outcome(scope, name, to, payload, options)
+    if ended.status is not Status.COMPLETED:
+        raise IntentFailed(child.id, ended.status.value, ended.error)
+    result = typed(Any) if isinstance(to, str) else spec_of(to).result
+    return result.decode(ended.value, f"the result of {name[5:]}")
+
+
+async def _outcome(scope: Scope, name: str, to: Any, payload: Any, options: SendOptions) -> tuple[_Child, Arrived]:
+    """Start the child of this call, if an earlier attempt has not, and return it with what it ended in."""
+    attempt = scope.attempt
+    conductor = attempt.conductor
+    cursor = conductor.cursor
     identity = (scope.place(), name, scope.number(name))
     child = _Child(attempt, identity, to, payload, options)
     attempt.owes = True
     held = conductor.ask(scope, identity, child.id, Reason.INTENT)
-    started = conductor.cursor.called.get(identity)
+    started = cursor.called.get(identity)
     if started is not None:
         held.since = started.at
-        if now_ms() - started.at > RECHECK and child.id not in conductor.cursor.brought:
+        # a parent that had ended may have been told while it did not listen
+        unheard = child.id in cursor.earlier or now_ms() - started.at > RECHECK
+        if unheard and child.id not in cursor.brought:
             background(child.check(), "look at a child")
     try:
         await conductor.wait(scope, held)
@@ -160,11 +177,7 @@ async def call(to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> 
         if conductor.signal is None:
             background(child.cancel(), "cancel a child")
         raise
-    ended: Arrived = held.entry
-    if ended.status is not Status.COMPLETED:
-        raise IntentFailed(child.id, ended.status.value, ended.error)
-    result = typed(Any) if isinstance(to, str) else spec_of(to).result
-    return result.decode(ended.value, f"the result of {name[5:]}")
+    return child, held.entry
 
 
 async def _start(child: _Child, held: Call) -> None:

@@ -22,7 +22,7 @@ from redurable.store.schedules import MARK
 from redurable.store.scripts import load
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
 
-__all__ = ["Keeper", "Pending", "renewal"]
+__all__ = ["Keeper", "Pending", "renew", "renewal"]
 
 _claim, _fire, _open = load("claim"), load("fire"), load("open")
 _mend, _sweep, _dismiss, _renew = load("mend"), load("sweep"), load("dismiss"), load("renew")
@@ -48,6 +48,12 @@ def renewal(leases: list[Lease], worker: str) -> tuple[Any, ...]:
         keys += (lease.head, lease.stream)
         args += (lease.fence, lease.entry, worker, lease.base)
     return ("EVALSHA", _renew.sha, len(keys), *keys, "", *args)
+
+
+def renew(lease: Lease, worker: str) -> asyncio.Future[bytes]:
+    """Renew one *lease* on its store's own connection, behind all that was sent there; answers OK, NEWS or LOST."""
+    keys, args = (lease.head, lease.stream), (lease.fence, lease.entry, worker, lease.base)
+    return lease.store.mux.call(_renew, lease.partition, keys, args)
 
 
 class Keeper:

@@ -217,7 +217,7 @@ class Store:
                 load("redrive", session=session is not None),
                 keys.partition,
                 (keys.head(intent), keys.journal(intent), keys.stream(queue.decode(), lane), keys.streams,
-                 keys.outcome(intent), keys.failed, *more),
+                 keys.outcome(intent), keys.failed, keys.timers, *more),
                 (intent, len(entries), lane, entry, token, *words),
             )  # fmt: skip
             if word == b"OK":

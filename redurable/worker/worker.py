@@ -35,7 +35,7 @@ from redurable.runtime.loops import install
 from redurable.runtime.scope import mark_worker
 from redurable.runtime.seats import call_up
 from redurable.store.inspection import decode_envelope
-from redurable.store.keeper import Keeper, renewal
+from redurable.store.keeper import Keeper, renew
 from redurable.store.lease import Lease, sit
 from redurable.store.multiplexer import Identity
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
@@ -143,9 +143,9 @@ class Worker:
 
         There the answer comes after those to whatever it had just sent: a park or a settle that was under way.
         """
-        words = await self.store.mux.command(*renewal([attempt.lease], self.id))
+        word = await renew(attempt.lease, self.id)
         over = attempt.conductor.over or attempt.conductor.signal is not None
-        if words[0] == b"LOST" and not over and self.attempts.get(attempt.lease.id) is attempt:
+        if word == b"LOST" and not over and self.attempts.get(attempt.lease.id) is attempt:
             attempt.lost("LOST")
 
     def number(self) -> int:
@@ -336,7 +336,7 @@ class Worker:
         if attempt.ended == "lost":
             # we live: if we were taken for dead, this takes the loss back
             with contextlib.suppress(RedurableError):
-                await self.store.mux.command(*renewal([lease], self.id))
+                await renew(lease, self.id)
 
     # --- the store's news ---------------------------------------------------------------------------------------------
 

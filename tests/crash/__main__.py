@@ -8,6 +8,7 @@ cancel    the same tree, cancelled at its root while workers die
 timers    10,000 timers (--intents) at random in 20 s (--steps), 3 workers, two of them killed on the way
 races     20 races (--intents) of a promise against a timer, each replayed 100 times after kills (--kills)
 turns     one intent of 100,000 turns (--steps) by continue_as_new
+turmoil   everything at once over 60 (--intents) random programs: 40 strokes of fate (--kills), 3 operators (--steps)
 bulk      100,000 intents (--intents), half of them parked, cancelled by one call
 
 Each takes some minutes and prints its figures as JSON. It fails (exit code 1) if anything that the drill's function
@@ -28,6 +29,7 @@ from tests.crash.killing import Drill, drill
 from tests.crash.many import bulk_drill, turn_drill
 from tests.crash.queueing import session_drill
 from tests.crash.timing import race_drill, timer_drill
+from tests.crash.turmoil import turmoil_drill
 
 _Play = Callable[[Drill], Awaitable[dict[str, Any]]]
 _DRILLS: dict[str, tuple[_Play, Drill]] = {
@@ -38,6 +40,7 @@ _DRILLS: dict[str, tuple[_Play, Drill]] = {
     "timers": (timer_drill, Drill(10_000, 20, 2, pace=0.0, pause=0.0, concurrency=100, within=600)),
     "races": (race_drill, Drill(20, 0, 100, pace=0.0, pause=0.1, concurrency=100, within=1800)),
     "turns": (turn_drill, Drill(1, 100_000, 0, pace=0.0, pause=0.0, concurrency=100, within=1800)),
+    "turmoil": (turmoil_drill, Drill(60, 3, 40, pace=0.5, pause=0.0, concurrency=50, within=60)),
     "bulk": (bulk_drill, Drill(100_000, 0, 0, pace=0.0, pause=0.0, concurrency=100, within=600)),
 }
 

@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import signal
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ from redurable import (
 from redurable.events import subscribe
 from tests.support.chain import chained
 
-ROOM = Path(os.environ.get("CRASH_ROOM", "."))
+ROOM = Path(os.environ.get("CRASH_ROOM") or tempfile.mkdtemp(prefix="crash-"))
 _WATCHED = (
     "attempt.started", "attempt.ended", "attempt.fenced", "handler.abandoned", "handler.failed", "worker.started",
     "worker.draining", "worker.stopped", "worker.lost", "worker.orphaned", "worker.stalled", "loop.blocked",

@@ -171,6 +171,38 @@ async def test_an_operators_retry_calls_the_failed_child_anew(w: World) -> None:
     assert RAN == ["b", "a", "a"]
 
 
+async def test_a_retried_parent_hears_at_once_of_children_that_ended_while_it_was_over(w: World) -> None:
+    @handler(queue="parent", retry=AT_ONCE)
+    async def parent(payload: None) -> list[str]:
+        return list(await asyncio.gather(call(waits, "a"), call(waits, "b")))
+
+    await serve(w, parent, waits)
+    intent = await w.client.send(parent)
+    await w.until(intent, Status.WAITING)
+    first = [e.child for e in await w.entries(intent, Called)]
+    for child in first:
+        await w.until(child, Status.WAITING)
+    await w.client.kill(intent)
+    assert {(await w.failure(child)).status for child in first} == {"CANCELED"}
+    await quiet(w)
+    # its other end is told too: the parent waits for the one that was retried, and calls the other anew
+    await w.client.retry(first[1])
+    await w.until(first[1], Status.WAITING)
+    await w.client.retry(intent)
+    async with asyncio.timeout(10):
+        while len(called := await w.entries(intent, Called)) < 3:
+            await asyncio.sleep(0.02)
+    again = called[2].child
+    assert again not in first
+    for child in (first[1], again):
+        await w.until(child, Status.WAITING)
+        await w.client.resolve(child, "go", child)
+    assert await w.result(intent) == [again, first[1]]
+    assert sorted(RAN) == ["undo a", "undo b"]
+    await quiet(w)
+    await check_all(w.store)
+
+
 async def test_a_cancel_reaches_the_leaves_and_undoes_each_once(w: World) -> None:
     @handler(queue="node", retry=AT_ONCE)
     async def node(name: str) -> None:

@@ -1,13 +1,15 @@
 -- relayed: any -> any
--- An ended intent owes nothing any more; `answered` are the approvals of it that nobody answers now.
+-- An ended intent owes nothing any more; `answered` are the approvals of it that nobody answers now. Whom it told ('~'
+-- for '^') is kept: should an operator retry it, its other end is told too.
 -- by     worker
 -- keys   head timers asked
 -- args   id answered*
 -- reply  OK | WRONG_STATE
 -- flags  allow-oom
-local status = redis.call('HGET', head, 'status')
-if status and not ended(status) then return 'WRONG_STATE' end
-redis.call('HDEL', head, 'reply', 'owes')
+local h = redis.call('HMGET', head, 'status', 'reply')
+if h[1] and not ended(h[1]) then return 'WRONG_STATE' end
+redis.call('HDEL', head, 'owes')
+if h[2] then redis.call('HSET', head, 'reply', (h[2]:gsub('^%^', '~'))) end
 redis.call('ZREM', timers, id)
 for _, key in ipairs(answered) do redis.call('ZREM', asked, id .. '/' .. key) end
 return 'OK'
