@@ -1,0 +1,74 @@
+# /// script
+# dependencies = ["saq[redis,hiredis]", "typing-extensions", "uvloop"]
+# ///
+"""SAQ: jobs in lists, results told by pub/sub."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import uvloop
+from kit import URL, Queue, first_time, tick
+from saq import Queue as Saq
+
+asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+async def noop(_: Any, *, payload: str) -> int:
+    tick()
+    return len(payload)
+
+
+async def hang(_: Any, *, mark: str) -> None:
+    if first_time(mark):
+        await asyncio.sleep(600)
+
+
+def settings(**options: Any) -> dict[str, Any]:
+    return {"queue": Saq.from_url(URL or "redis://localhost"), "functions": [noop, hang], **options}
+
+
+plain = settings()
+best = settings(concurrency=32, dequeue_timeout=1.0)
+
+
+class SaqSide(Queue):
+    name = "SAQ"
+    packages = ("saq", "redis", "hiredis", "uvloop")
+    settings = (
+        ("concurrency=32", "github.com/tastyware/streaq benchmarks/bench_saq.py; saq-py.readthedocs.io, Worker"),
+        ("bulk: gather of enqueue", "github.com/tobymao/saq benchmarks/simple.py"),
+        ("send to result: Queue.apply, by pub/sub", "saq-py.readthedocs.io, Queue.apply"),
+        ("ttl=600 (the default): results are kept", "saq-py.readthedocs.io, Job"),
+    )
+    uvloop = True
+
+    def worker(self, *, defaults: bool) -> list[str]:
+        return [sys.executable, "-m", "saq", f"on_saq.{'plain' if defaults else 'best'}"]
+
+    async def open(self) -> None:
+        self.queue = Saq.from_url(URL)
+        await self.queue.connect()
+
+    async def close(self) -> None:
+        await self.queue.disconnect()
+
+    async def send(self, payload: str) -> Any:
+        return await self.queue.enqueue("noop", payload=payload)
+
+    async def send_many(self, payloads: Sequence[str]) -> Sequence[Any]:
+        return await asyncio.gather(*(self.send(payload) for payload in payloads))
+
+    async def result(self, handle: Any) -> Any:
+        await handle.refresh()
+        return handle.result
+
+    async def call(self, payload: str) -> Any:
+        return await self.queue.apply("noop", payload=payload)
+
+    async def send_hang(self, mark: str) -> None:
+        await self.queue.enqueue("hang", mark=mark)
+
+
+SIDE = SaqSide()
