@@ -45,9 +45,19 @@ PEERS: tuple[Peer, ...] = (
     Peer("streaq", "queues", "on_streaq", "redis", 1_500, calls=60),
     Peer("arq", "queues", "on_arq", "redis", 2_500),
     Peer("SAQ", "queues", "on_saq", "redis", 2_000),
+    Peer("docket", "queues", "on_docket", "redis", 2_000),
+    Peer("taskiq", "queues", "on_taskiq", "redis", 2_000),
+    Peer("dramatiq", "queues", "on_dramatiq", "redis", 3_500),
+    Peer("RQ", "queues", "on_rq", "redis", 700),
+    Peer("Celery", "queues", "on_celery", "redis", 1_200),
+    Peer("huey", "queues", "on_huey", "redis", 2_500),
+    Peer("BullMQ (Python)", "queues", "on_bullmq", "redis", 3_000),
     Peer(OURS, "steps", "on_redurable_steps", "redis", 800),
     Peer("Restate", "steps", "on_restate", "restate", 50),
     Peer("DBOS", "steps", "on_dbos", "postgres", 6, calls=200),
+    Peer("absurd", "steps", "on_absurd", "postgres", 20, calls=60),
+    Peer("LangGraph on PostgreSQL", "steps", "on_langgraph_postgres", "postgres", 10),
+    Peer("LangGraph on SQLite", "steps", "on_langgraph_sqlite", "none", 20),
 )
 
 

@@ -124,8 +124,12 @@ def _seen(report: dict[str, Any], kind: Kind, measure: Measure, side: str) -> di
 def _cell(measure: Measure, ours: dict[int, Any], theirs: dict[int, Any], compared: bool) -> Cell:
     if not theirs:
         return Cell(reason="-")
-    if reasons := [r.get("reason") or r.get("error") for r in theirs.values() if "error" in r or "reason" in r]:
-        return Cell(reason="failed" if all("error" in r for r in theirs.values()) else str(reasons[0]))
+    for record in theirs.values():
+        if "reason" in record:
+            return Cell(reason=record["reason"])
+    theirs = {turn: r for turn, r in theirs.items() if "error" not in r}
+    if not theirs:
+        return Cell(reason="failed")
     values = {turn: r[measure.key] for turn, r in theirs.items()}
     mine = {turn: r[measure.key] for turn, r in ours.items() if r.get(measure.key) is not None}
     watched = max((r.get("watched") or 0 for r in theirs.values()), default=0) or None

@@ -4,12 +4,14 @@
 """SAQ: jobs in lists, results told by pub/sub."""
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import uvloop
 from kit import URL, Queue, first_time, tick
+from saq import Job
 from saq import Queue as Saq
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
@@ -39,7 +41,7 @@ class SaqSide(Queue):
     settings = (
         ("concurrency=32", "github.com/tastyware/streaq benchmarks/bench_saq.py; saq-py.readthedocs.io, Worker"),
         ("bulk: gather of enqueue", "github.com/tobymao/saq benchmarks/simple.py"),
-        ("send to result: Queue.apply, by pub/sub", "saq-py.readthedocs.io, Queue.apply"),
+        ("send to result: Queue.listen, by pub/sub", "saq-py.readthedocs.io, Queue.listen"),
         ("ttl=600 (the default): results are kept", "saq-py.readthedocs.io, Job"),
     )
     uvloop = True
@@ -61,11 +63,18 @@ class SaqSide(Queue):
         return await asyncio.gather(*(self.send(payload) for payload in payloads))
 
     async def result(self, handle: Any) -> Any:
-        await handle.refresh()
+        while not handle.completed:  # the job has run: what is left is to store its result
+            await handle.refresh()
         return handle.result
 
     async def call(self, payload: str) -> Any:
-        return await self.queue.apply("noop", payload=payload)
+        job = Job("noop", kwargs={"payload": payload}, queue=self.queue)
+        told = asyncio.create_task(self.queue.listen([job.key], lambda _, status: status == "complete", timeout=1))
+        await asyncio.sleep(0)  # it listens
+        await self.queue.enqueue(job)
+        with contextlib.suppress(TimeoutError):  # told before the very first subscription
+            await told
+        return await self.result(job)
 
     async def send_hang(self, mark: str) -> None:
         await self.queue.enqueue("hang", mark=mark)

@@ -1,0 +1,56 @@
+# /// script
+# dependencies = ["huey", "redis", "hiredis"]
+# ///
+"""huey on Redis, results told by a blocking read."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from huey import RedisHuey
+from kit import URL, Queue, first_time, tick
+
+huey = RedisHuey("bench", url=URL, notify_result=True)
+
+
+@huey.task()
+def noop(payload: str) -> int:
+    tick()
+    return len(payload)
+
+
+@huey.task()
+def hang(mark: str) -> int:
+    if first_time(mark):
+        time.sleep(600)
+    return 0
+
+
+class Huey(Queue):
+    name = "huey"
+    packages = ("huey", "redis", "hiredis")
+    settings = (
+        ("one thread a process, blocking reads (both the default)", "huey.readthedocs.io, Consuming tasks"),
+        ("notify_result=True, result(blocking=True)", "huey.readthedocs.io, RedisHuey and Result"),
+        ("bulk: calls in a loop", "no bulk call; huey.readthedocs.io, Guide"),
+    )
+
+    def worker(self, *, defaults: bool) -> list[str]:
+        return [os.path.join(os.path.dirname(sys.executable), "huey_consumer"), "on_huey.huey", "--quiet"]
+
+    async def send(self, payload: str) -> Any:
+        return noop(payload)
+
+    async def send_many(self, payloads: Sequence[str]) -> Sequence[Any]:
+        return [noop(payload) for payload in payloads]
+
+    async def result(self, handle: Any) -> Any:
+        return handle.get(blocking=True, timeout=60)
+
+    async def send_hang(self, mark: str) -> None:
+        hang(mark)
+
+
+SIDE = Huey()
