@@ -55,7 +55,7 @@ def main(asked: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
     panels = asked["panels"]
-    figure, axes = plt.subplots(1, len(panels), figsize=(7.2 * len(panels), 5.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(7.2 * len(panels), 5.8), squeeze=False)
     for axis, (title, found) in zip(axes[0], panels.items(), strict=True):
         measures = list(dict.fromkeys(dot["measure"] for dot in found))
         sides = list(dict.fromkeys(dot["side"] for dot in found))
@@ -76,7 +76,8 @@ def main(asked: dict[str, Any]) -> None:
         axis.grid(axis="x", color="0.92", zorder=0)
         axis.set_title(title)
         axis.set_xlabel("times that redurable is ahead (grey: a tie; arrow: at least)")
-        axis.legend(loc="lower right", fontsize=8, frameon=True)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}x")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=5, fontsize=8, frameon=False)
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     figure.text(0.995, 0.005, asked["text"], ha="right", va="bottom", fontsize=7, color="0.4")

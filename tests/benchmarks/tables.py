@@ -216,6 +216,6 @@ def told(report: dict[str, Any]) -> str:
             if "missing" in side:
                 continue
             versions = ", ".join(f"{package} {number}" for package, number in side["versions"].items())
-            lines.append(f"- **{name}** ({title.lower()}, {side['loop']}): {versions}")
+            lines.append(f"- **{name}** ({title}, {side['loop']}): {versions}")
             lines += [f"  - {what}: {page}" for what, page in side["settings"]]
     return "\n".join(lines) + "\n"

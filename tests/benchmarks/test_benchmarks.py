@@ -102,7 +102,7 @@ def test_the_picture_has_a_dot_for_every_ratio(report: dict[str, Any]) -> None:
 
 
 def test_settings_are_told_with_their_pages(report: dict[str, Any]) -> None:
-    assert "- **quick** (queues on redis, asyncio): quick 1.0\n  - threads=32: quick.example/docs\n" in tables.told(
+    assert "- **quick** (Queues on Redis, asyncio): quick 1.0\n  - threads=32: quick.example/docs\n" in tables.told(
         report
     )
 
