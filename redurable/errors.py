@@ -144,7 +144,11 @@ class PayloadTooLarge(SerialisationError):
 
 
 class CodecError(RedurableError):
-    """A value or an entry cannot be sealed, opened or read here. An intent is held until it can be."""
+    """
+    A value or an entry cannot be sealed, opened or read here. An intent is held until it can be.
+
+    TYPE_CHANGED: what the intent recorded fits its type no more; a worker whose code it fits goes on with it.
+    """
 
     code = "CODEC_FAILED"
 

@@ -57,6 +57,7 @@ INSIDE = ">>"  # ends the part of a scope's path that names a step; no qualified
 ASKED, RUNNING, DONE, ABANDONED = range(4)
 UNSET: Any = object()
 IDENTIFIED = (StepDone, StepFailedEntry, StepTried, TimerSet, TimerFired, Called)
+_UNTIMED = (Claimed, Patched)
 _ENDS = (StepDone, StepFailedEntry, TimerFired)
 
 
@@ -316,7 +317,7 @@ class Cursor:
     def _take(self, entry: Any) -> None:
         self.applied += 1
         # a claim happens at another time on every run of the handler's past, and nobody waits for a `Patched` to land
-        if entry is not None and not isinstance(entry, Claimed | Patched):
+        if entry is not None and not isinstance(entry, _UNTIMED):
             self.last_at = max(self.last_at, entry.at)
 
     def ending_ahead(self) -> Compensating | None:

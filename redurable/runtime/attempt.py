@@ -55,7 +55,7 @@ from redurable.runtime.bodies import in_thread
 from redurable.runtime.conductor import Conductor
 from redurable.runtime.growth import NO_LIMITS, grown, watch_growth
 from redurable.runtime.handlers import HandlerSpec, Resources
-from redurable.runtime.holding import put_down
+from redurable.runtime.holding import given, put_down
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.sealed import SealedRecorder
@@ -205,9 +205,7 @@ class Attempt:
     async def _pipe(self) -> str:
         lease = self.lease
         try:
-            if self.vault is not None:
-                self.envelope = await self.vault.open_struct(self.envelope)
-            arguments = self.spec.bind(self.envelope.payload)
+            arguments = await given(self)
             limits = wanted_of(self, arguments) if self.spec.limits else None
             if self.spec.depends:
                 arguments |= await self._resources.provide(self.spec)

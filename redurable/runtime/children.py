@@ -24,6 +24,7 @@ from redurable.errors import (
     IntentFailed,
     NotFound,
     RedurableError,
+    SerialisationError,
     StoreError,
     UsageError,
 )
@@ -33,6 +34,7 @@ from redurable.model import Arrived, Called, ErrorInfo, Outcome, Reason, Status
 from redurable.options import SendOptions
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.handlers import spec_of
+from redurable.runtime.holding import unless_replayed
 from redurable.runtime.promises import handler_scope
 from redurable.runtime.scope import Scope
 from redurable.runtime.sending import accepted, submit
@@ -149,7 +151,14 @@ async def call(to: Any, payload: Any = None, **options: Unpack[SendOptions]) -> 
     if ended.status is not Status.COMPLETED:
         raise IntentFailed(child.id, ended.status.value, ended.error)
     result = typed(Any) if isinstance(to, str) else spec_of(to).result
-    return result.decode(ended.value, f"the result of {name[5:]}")
+    try:
+        return result.decode(ended.value, f"the result of {name[5:]}")
+    except CodecError as error:
+        attempt.hold(error)
+        raise
+    except SerialisationError as error:
+        unless_replayed(attempt, error)
+        raise
 
 
 async def _outcome(scope: Scope, name: str, to: Any, payload: Any, options: SendOptions) -> tuple[_Child, Arrived]:

@@ -124,9 +124,9 @@ class HandlerSpec:
         self._result = typed(hints.get("return", Any))
         self._resolved = True
 
-    def bind(self, payload: bytes | memoryview | msgspec.Raw) -> dict[str, Any]:
+    def bind(self, payload: bytes | memoryview | msgspec.Raw, *, begun: bool = False) -> dict[str, Any]:
         """
-        Return the keyword arguments that *payload* gives.
+        Return the keyword arguments that *payload* gives; one that has *begun* may have more fields than are taken now.
 
         Raises:
             SerialisationError: It does not fit the annotations; the message names the parameter.
@@ -143,12 +143,13 @@ class HandlerSpec:
         parameters = inspect.signature(inspect.unwrap(self.function)).parameters
         missing = [n for n in self._arguments if n not in fields and parameters[n].default is inspect.Parameter.empty]
         extra = [n for n in fields if n not in self._arguments]
-        if missing or extra:
+        if missing or (extra and not begun):
             raise SerialisationError(
                 f"{what} has the wrong fields: missing {missing or 'none'}, unknown {extra or 'none'}",
                 code="TYPE_MISMATCH",
             )
-        return {n: self._arguments[n].decode(raw, f"{what}, field {n!r}") for n, raw in fields.items()}
+        known = {n: fields[n] for n in self._arguments if n in fields}
+        return {n: self._arguments[n].decode(raw, f"{what}, field {n!r}") for n, raw in known.items()}
 
     def check(self, payload: bytes) -> None:
         """Refuse a payload that `bind` would refuse."""

@@ -7,37 +7,103 @@ It waits ever longer, since every look costs an entry, but never so long that wh
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redurable.clock import now_ms
-from redurable.codec import typed
-from redurable.errors import CodecError, RedurableError
+from redurable.codec import Typed, typed
+from redurable.errors import CodecError, RedurableError, SerialisationError
 from redurable.events import emit
-from redurable.model import Reason
+from redurable.journal.cursor import IDENTIFIED
+from redurable.journal.left import went_past
+from redurable.model import Continued, Reason
 from redurable.runtime.scope import Scope
+from redurable.store.inspection import readable
 from redurable.store.lease import Lease
 
-__all__ = ["put_down", "restored"]
+if TYPE_CHECKING:
+    from redurable.runtime.attempt import Attempt
+
+__all__ = ["fitting", "given", "put_down", "restored", "unless_replayed"]
 
 FIRST, DOUBLED = 5.0, 7  # s, and how often at most: 10 minutes
+_BEGUN = (*IDENTIFIED, Continued)
 _CLAIMED = b"\x06"  # the tag of an entry that `claim` wrote
 
 
-async def restored(scope: Scope, data: bytes, of: Any, what: str) -> Any:
+def _changed(attempt: Attempt, error: SerialisationError) -> CodecError:
+    """Hold the intent: what was stored fitted once, and does not now."""
+    changed = CodecError(
+        f"{error.message}; it did when it was recorded", code="TYPE_CHANGED",
+        hint="let new fields have defaults; or start a worker whose types it fits",
+    )  # fmt: skip
+    attempt.hold(changed)
+    return changed
+
+
+def fitting(attempt: Attempt, kind: Typed, data: Any, what: str) -> Any:
     """
-    Return the value in *data*, which this or another attempt stored.
+    Return the value in *data*, which this or another attempt recorded as a *kind*.
 
     Raises:
-        CodecError: It cannot be opened here; the attempt is unwound and its intent held.
-        SerialisationError: It does not fit *of*.
+        CodecError: It cannot be opened here, or does not fit (TYPE_CHANGED); the attempt is unwound, its intent held.
     """
+    try:
+        return kind.decode(data, what)
+    except CodecError as error:
+        attempt.hold(error)
+        raise
+    except SerialisationError as error:
+        raise _changed(attempt, error) from None
+
+
+def unless_replayed(attempt: Attempt, error: SerialisationError) -> None:
+    """*error* says that what came does not fit: hold the intent if an earlier attempt took it, and went on."""
+    if went_past(attempt.conductor.cursor):
+        raise _changed(attempt, error) from None
+
+
+async def given(attempt: Attempt) -> dict[str, Any]:
+    """
+    Return what the handler is called with: its payload.
+
+    Raises:
+        CodecError: It cannot be opened here; or a handler has begun with it, and its type is another now.
+        SerialisationError: It does not fit, and nothing was begun with it.
+    """
+    if attempt.vault is not None:
+        attempt.envelope = await attempt.vault.open_struct(attempt.envelope)
+    payload = attempt.envelope.payload
+    try:
+        return attempt.spec.bind(payload)
+    except CodecError:
+        raise
+    except SerialisationError as error:
+        if not any(isinstance(readable(raw), _BEGUN) for raw in attempt.lease.entries):
+            raise
+        try:
+            return attempt.spec.bind(payload, begun=True)
+        except SerialisationError:
+            raise _changed(attempt, error) from None
+
+
+async def restored(scope: Scope, data: bytes, of: Any, what: str, *, own: bool = False) -> Any:
+    """
+    Return the value in *data*, which somebody stored; *own*: this handler.
+
+    Raises:
+        CodecError: It cannot be opened here, or does not fit *of*; the attempt is unwound and its intent held.
+        SerialisationError: It is its own, and does not fit.
+    """
+    kind = typed(of)
     try:
         if scope.attempt.vault is not None:
             data = await scope.attempt.vault.open(data)
-        return typed(of).decode(data, what)
+        if own:
+            return kind.decode(data, what)
     except CodecError as error:
         scope.attempt.hold(error)
         raise
+    return fitting(scope.attempt, kind, data, what)
 
 
 async def put_down(lease: Lease, seen: int, error: RedurableError) -> str:

@@ -19,6 +19,7 @@ from redurable.events import emit
 from redurable.forms import schema_of
 from redurable.journal.cursor import RUNNING, UNSET, Call
 from redurable.model import Arrived, Ask, Reason, TimerFired, TimerSet, encode_entry
+from redurable.runtime.holding import unless_replayed
 from redurable.runtime.scope import Scope, current_scope
 from redurable.store.arrivals import form_of, key_of
 from redurable.store.tokens import sign
@@ -133,6 +134,7 @@ class Promise(Generic[T]):
                 self._attempt.hold(error)
                 raise
             except SerialisationError as refused:
+                unless_replayed(self._attempt, refused)
                 emit("promise.refused", intent=self._attempt.lease.id, promise=self._key, error=refused)
                 cursor.set_aside(entry)
                 return

@@ -51,7 +51,8 @@ class State:
 
         Raises:
             UsageError: NO_SESSION, the intent was sent without a key.
-            SerialisationError: What is kept does not fit *of*.
+            SerialisationError: What this handler wrote does not fit *of*.
+            CodecError: TYPE_CHANGED, what is kept does not fit *of*; the intent is held.
         """
         what = f"state.get({check_name(name)!r})"
         scope, session = _session(what)
@@ -62,7 +63,9 @@ class State:
             call = await _read(scope, session, what, name)
             found = _decode_read(call)
             data = bytes(found[0]) if found else b""
-        return await restored(scope, data, of, f"the value of {name!r} in the state") if data else default
+        if not data:
+            return default
+        return await restored(scope, data, of, f"the value of {name!r} in the state", own=mine is not None)
 
     async def set(self, name: str, value: Any) -> None:
         """

@@ -21,6 +21,7 @@ from redurable.events import emit
 from redurable.journal.cursor import UNSET, Call
 from redurable.journal.fingerprint import changed
 from redurable.model import ErrorInfo, StepDone, StepFailedEntry, StepTried
+from redurable.runtime.holding import fitting
 from redurable.runtime.scope import Scope
 from redurable.runtime.spec import StepSpec
 
@@ -60,16 +61,12 @@ def concluded(spec: StepSpec, scope: Scope, call: Call) -> Any:
     """Return or raise what the call's entry says."""
     entry = call.entry
     if entry.code is not spec.code and changed(entry.code, spec.code):
-        _code_changed(scope.attempt, spec.name, entry.n)
+        _code_changed(scope.attempt, entry)
     live, call.value = call.value, UNSET
     if isinstance(entry, StepDone):
         if entry.code is spec.code and live is not UNSET:
             return live
-        try:
-            return spec.typed.decode(entry.value, f"the recorded result of step {spec.name!r}")
-        except CodecError as error:  # sealed, and no codec is configured here
-            scope.attempt.hold(error)
-            raise
+        return fitting(scope.attempt, spec.typed, entry.value, f"the recorded result of step {spec.name!r}")
     info = entry.error
     if type(info.details) is msgspec.msgpack.Ext:
         refused = CodecError(f"the error of step {spec.name!r} is sealed", code="CODEC_MISSING")
@@ -82,12 +79,13 @@ def concluded(spec: StepSpec, scope: Scope, call: Call) -> Any:
     raise failure from (live if isinstance(live, BaseException) else None)
 
 
-def _code_changed(attempt: Attempt, name: str, n: int | str) -> None:
+def _code_changed(attempt: Attempt, entry: StepDone | StepFailedEntry) -> None:
     """A recorded result is replayed under other code than recorded it."""
-    policy = attempt.spec.on_code_change
+    policy, name = attempt.spec.on_code_change, entry.name
     if policy == "ignore":
         return
-    emit("step.code_changed", intent=attempt.lease.id, queue=attempt.lease.queue, step=name, n=n)
+    emit("step.code_changed", intent=attempt.lease.id, queue=attempt.lease.queue, step=name, n=entry.n,
+         scope=entry.scope)  # fmt: skip
     if name not in attempt.changed:
         attempt.changed.append(name)
         attempt.lease.note("changed", ",".join(attempt.changed))

@@ -217,8 +217,11 @@ class _Story:
                 intent.interrupt(status)
 
             timer = loop.call_at(loop.time() + (at - intent.clock.now_ms()) / 1000, interrupt)
-        if await life.attempt(self.kills[0] if self.kills else None) == "killed":
+        ended = await life.attempt(self.kills[0] if self.kills else None)
+        if ended == "killed":
             self.kills.pop(0)
+        elif ended == "held":
+            raise UsageError(f"{self.spec.name} is held: {intent.head.get('held', '')}", code="STUCK")
         if timer is not None:
             timer.cancel()
 
