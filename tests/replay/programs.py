@@ -27,6 +27,7 @@ from redurable import (
     handler,
     last_checkpoint,
     now,
+    patched,
     promise,
     race,
     random,
@@ -280,6 +281,16 @@ async def turns(n: int) -> list[Any]:
     return [n, loaf.name, (await bake("last")).name]
 
 
+@handler(queue="changed")
+async def changed(name: str) -> list[Any]:
+    """Code that was changed: its journals have the mark of it."""
+    loaf = await bake(name)
+    way = ["new" if patched("grams") else "old"]
+    await bake("meanwhile")
+    await pause()
+    return [loaf.name, *way, patched("grams"), (await bake("last")).name]
+
+
 @handler(queue="forked")
 async def forked(names: list[str]) -> list[Any]:
     """One that was forked before its second step; what is drawn before it is the first one's."""
@@ -349,6 +360,7 @@ PROGRAMS: dict[str, Program] = {
         ),
         Program(called, 1, "COMPLETED", 547, ("bake last",), ("Called", "Arrived")),
         Program(turns, 1, "COMPLETED", [3, "turn 3", "last"], ("bake last",), ("Continued", "Claimed", "StepDone")),
+        Program(changed, "bun", "COMPLETED", ["bun", "new", True, "last"], ("bake last",), ("Patched", "StepDone")),
         Program(forked, ["bun"], "COMPLETED", [True, "bun", "last"], ("bake last",), ("Forked", "Claimed", "StepDone")),
     )
 }  # fmt: skip
