@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from redurable.ids import IntentId
     from redurable.model import ErrorInfo, IntentInfo, Priority, Status
+    from redurable.options import Debounce
     from redurable.retry import Retry
     from redurable.runtime.approvals import Approval, Decision, approval
     from redurable.runtime.calls import (
@@ -75,6 +76,7 @@ __all__ = [
     "ConfigurationError",
     "ContinuedAsNew",
     "Current",
+    "Debounce",
     "Decision",
     "Depends",
     "ErrorInfo",
@@ -144,6 +146,7 @@ _HOMES = {
     ),
     "redurable.ids": "IntentId",
     "redurable.model": "ErrorInfo IntentInfo Priority Status",
+    "redurable.options": "Debounce",
     "redurable.retry": "Retry",
     "redurable.runtime.approvals": "Approval Decision approval",
     "redurable.runtime.calls": (

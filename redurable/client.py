@@ -35,6 +35,7 @@ from redurable.runtime.sending import accepted, submit
 from redurable.schedules import Schedules
 from redurable.sessions import Sessions, SessionState
 from redurable.store.address import address_of
+from redurable.store.bursts import Burst
 from redurable.store.scripts import CHUNK
 from redurable.store.store import Store
 
@@ -140,6 +141,8 @@ class Client(Reading, Archive, Answers, Control):
             SessionBusy: The session is not free, and *on_busy* or *max_queued* wants it so; nothing was stored.
             StoreUnavailable: Not known whether it was stored; repeat with the same *idempotency_key*.
         """
+        if options.get("debounce") is not None:
+            return await self._send_debounced(to, payload, options)
         connected = await self._open()
         with spans.sending(to) as seen:
             if self._vault is not None:
@@ -148,6 +151,17 @@ class Client(Reading, Archive, Answers, Control):
             accepted(await answer, to, options)
             seen.done("", id=intent)
         return IntentId(intent)
+
+    async def _send_debounced(self, to: Any, payload: Any, options: Any) -> IntentId[Any]:
+        connected = await self._open()
+        kind = options.get("type") or ("" if isinstance(to, str) else spec_of(to).type)
+        burst = Burst(connected.store, options["debounce"], kind, options.get("key") or "")
+        with spans.sending(to) as seen:
+            if self._vault is not None:
+                payload = await self._vault.wrap(payload, self._limit)
+            await self._submit(connected, to, payload, **(options | {"debounce": burst}))[1]
+            seen.done("", id=burst.intent)
+        return IntentId(burst.intent)
 
     @overload
     async def send_many(
@@ -255,6 +269,10 @@ class Client(Reading, Archive, Answers, Control):
 
         The waiter is registered before the intent is sent, so nothing is read on the way.
         """
+        annotation = None if isinstance(to, str) else spec_of(to).result.annotation
+        if options.get("debounce") is not None:  # which intent it becomes is known when it is sent
+            async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
+                return await self.wait_for(str(await self.send(to, payload, **options)), of=annotation)
         connected = await self._open()
         results = connected.results
         await results.listen()
@@ -271,7 +289,7 @@ class Client(Reading, Archive, Answers, Control):
                 outcome = await (results.sent(intent, waiter) if fresh else results.outcome(intent))
         finally:
             results.leave(intent, waiter)
-        return await self._result(intent, outcome, None if isinstance(to, str) else spec_of(to).result.annotation)
+        return await self._result(intent, outcome, annotation)
 
     @overload
     async def wait_for(self, intent: IntentId[R], timeout: Seconds | None = None) -> R: ...

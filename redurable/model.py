@@ -21,8 +21,8 @@ The state of an intent, with the script that walks each edge:
     redrive           FAILED | CANCELED | TIMED_OUT -> SUBMITTED, its journal kept; in a session -> CREATED, in line
     delete            COMPLETED | FAILED | CANCELED | TIMED_OUT -> none
     import            none -> CREATED | SUBMITTED | WAITING | COMPLETED | FAILED | CANCELED | TIMED_OUT
-    enter             none -> CREATED | SUBMITTED: an intent of a session; join gives a delayed one its place
-    tick              none -> CREATED | SUBMITTED: an intent that a schedule sends
+    enter, tick       none -> CREATED | SUBMITTED: of a session (join gives a delayed one its place), of a schedule
+    debounce          none -> CREATED; again while it is, what is said then takes the place of what was
     continue          IN_PROGRESS -> SUBMITTED, with another payload and an empty journal: the next turn
     reseat            CREATED -> SUBMITTED, when the holder of its session is gone
     skip              SUBMITTED | WAITING | PAUSED -> FAILED, when it holds a session that an operator wants to go on

@@ -4,15 +4,32 @@ The options of sending an intent, said once for every function that takes them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from redurable.clock import Moment, Seconds
 from redurable.errors import ConfigurationError
 from redurable.model import Priority
 
-__all__ = ["OnBusy", "SendOptions", "check_texts"]
+__all__ = ["Debounce", "OnBusy", "SendOptions", "check_texts"]
 
 OnBusy = Literal["queue", "reject", "interrupt", "replace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Debounce:
+    """
+    Which sends become one intent, and when it starts.
+
+    Args:
+        quiet: Seconds without another such send, after which it starts.
+        key: What they are about, besides queue, type and session key, which they share: "doc-17".
+        within: Seconds after the first of them in which it starts at the latest; ten times *quiet* by default.
+    """
+
+    quiet: Seconds
+    key: str = ""
+    within: Seconds | None = None
 
 
 class SendOptions(TypedDict, total=False):
@@ -29,6 +46,8 @@ class SendOptions(TypedDict, total=False):
         idempotency_key: A second send with it returns the first intent's id for as long as that intent is kept;
             within its session, if it has one.
         delay: Seconds, or a timedelta, before it may start.
+        debounce: Seconds, or a `Debounce`: sends that follow each other by less become one intent with the payload and
+            the options of the last, which starts when no other came for so long.
         deadline: An aware datetime, or seconds or a timedelta from now; then it ends TIMED_OUT.
         priority: "high", "normal" or "low", among the fresh intents of the queue.
         max_delivery_attempts: Owners that may be lost in a row; the handler's by default.
@@ -42,6 +61,7 @@ class SendOptions(TypedDict, total=False):
     shared: bool | None
     idempotency_key: str | None
     delay: Seconds | None
+    debounce: Seconds | Debounce | None
     deadline: Moment | None
     priority: Priority | str
     max_delivery_attempts: int | None

@@ -63,6 +63,7 @@ PUBLIC: tuple[str, ...] = (
     "ConfigurationError",
     "ContinuedAsNew",
     "Current",
+    "Debounce",
     "Decision",
     "Depends",
     "ErrorInfo",

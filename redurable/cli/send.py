@@ -13,6 +13,7 @@ from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import note, print_json, print_line, run
 from redurable.errors import ConfigurationError, IntentFailed, SessionBusy, WaitTimeout
 from redurable.model import Priority
+from redurable.options import Debounce
 from redurable.options import OnBusy as OnBusyWord
 
 __all__ = ["json_of", "labels_of", "send", "split_label", "target_of"]
@@ -29,6 +30,15 @@ Once = Annotated[
 OnBusy = Annotated[
     str, typer.Option("--on-busy", help="If the session is not free: queue, reject, interrupt or replace.")
 ]
+Quiet = Annotated[
+    float | None,
+    typer.Option("--debounce", min=0.001, help="Seconds of quiet: such sends until then become one, with the last."),
+]
+About = Annotated[str, typer.Option("--debounce-key", help="What --debounce is about; of the queue by default.")]
+Within = Annotated[
+    float | None, typer.Option("--debounce-max", min=0.001, help="Start within so many seconds of the first send.")
+]
+Deadline = Annotated[float | None, typer.Option("--deadline", min=0.0, help="Seconds after which it ends TIMED_OUT.")]
 MaxQueued = Annotated[int | None, typer.Option("--max-queued", min=0, help="How many may wait in the session's line.")]
 
 
@@ -42,9 +52,10 @@ def send(
     on_busy: OnBusy = "queue",
     max_queued: MaxQueued = None,
     delay: Annotated[float | None, typer.Option("--delay", min=0.0, help="Seconds before it may start.")] = None,
-    deadline: Annotated[
-        float | None, typer.Option("--deadline", min=0.0, help="Seconds after which it ends TIMED_OUT.")
-    ] = None,
+    debounce: Quiet = None,
+    debounce_key: About = "",
+    debounce_max: Within = None,
+    deadline: Deadline = None,
     priority: Annotated[
         Priority, typer.Option("--priority", help="Among the queue's fresh intents.")
     ] = Priority.NORMAL,
@@ -70,6 +81,8 @@ def send(
 
     [bold]redurable send chat '"hello"' --key customer-7 --max-queued 10[/bold]
 
+    [bold]redurable send index '{"doc": 17}' --debounce 5 --debounce-key doc-17[/bold]
+
     [bold]redurable send myapp.handler - < payload.json[/bold]
 
     Once the id is printed the intent is stored and some worker will run it. With --wait the exit code is 0 if it
@@ -81,10 +94,12 @@ def send(
         raise typer.BadParameter("--timeout goes with --wait")
     _check_line(key, on_busy, max_queued, delay)
     to, value = target_of(queue), json_of(payload, "the payload", _EXAMPLE)
-    options = {
+    options: dict[str, Any] = {
         "idempotency_key": idempotency_key, "delay": delay, "deadline": deadline, "priority": priority,
         "labels": labels_of(label), "key": key, "on_busy": on_busy, "max_queued": max_queued,
     }  # fmt: skip
+    others = [idempotency_key, delay, max_queued is not None, on_busy != "queue"]
+    options |= _debounced(debounce, debounce_key, debounce_max, others)
     run(_send(client_of(url, namespace), to, value, options, wait=wait, timeout=timeout, as_json=as_json))
 
 
@@ -157,6 +172,22 @@ def _check_line(key: str | None, on_busy: str, max_queued: int | None, delay: fl
             "--delay goes with --on-busy queue alone, and without --max-queued",
             hint="a delayed intent takes its place in line when it falls due, however long that is then",
         )
+
+
+def _debounced(quiet: float | None, key: str, within: float | None, others: list[Any]) -> dict[str, Any]:
+    """Return what `--debounce` and its like ask for, as an option of `send`; refuse what does not go with it."""
+    if quiet is None:
+        if key or within is not None:
+            raise ConfigurationError("--debounce-key and --debounce-max go with --debounce", hint="add: --debounce 5")
+        return {}
+    if any(others):
+        raise ConfigurationError(
+            "--debounce goes with none of --idempotency-key, --delay, --on-busy, --max-queued",
+            hint="say by --debounce-key which sends belong together",
+        )
+    if within is not None and within < quiet:
+        raise ConfigurationError(f"--debounce-max is --debounce, {quiet:g} s, or more, not {within:g} s")
+    return {"debounce": Debounce(quiet, key, within)}
 
 
 def json_of(text: str | None, what: str, example: str) -> Any:

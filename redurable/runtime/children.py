@@ -41,6 +41,7 @@ from redurable.runtime.sending import accepted, submit
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform
 from redurable.runtime.turns import seed_of
+from redurable.store.bursts import burst_of
 from redurable.store.courier import tell
 from redurable.store.inspection import outcome
 from redurable.store.sessions import check_deadlock
@@ -61,6 +62,8 @@ class _Child:
             raise ConfigurationError(
                 "a handler's call() and send() take no idempotency_key", hint="each is done once as it is"
             )
+        if (debounce := options.get("debounce")) is not None:
+            burst_of(debounce)  # which refuses it, before anything is journaled
         store: Any = attempt.lease.store
         if not isinstance(store, Store):
             raise UsageError(

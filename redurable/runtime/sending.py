@@ -22,6 +22,7 @@ from redurable.ids import derived_id, new_id, partition_for
 from redurable.model import Envelope, Priority, SessionEnvelope
 from redurable.options import check_texts
 from redurable.runtime.handlers import spec_of
+from redurable.store.bursts import burst_of
 from redurable.store.keys import check_queue
 from redurable.store.session import Entry
 from redurable.store.store import Store
@@ -49,6 +50,7 @@ def submit(
     priority: Priority | str = Priority.NORMAL,
     max_delivery_attempts: int | None = None,
     labels: dict[str, str] | None = None,
+    debounce: Any = None,
     child: tuple[str, str] | None = None,
 ) -> tuple[str, asyncio.Future[Any]]:
     """Send an intent (a *child*: the id chosen for it, and its parent); return its id and the word for `accepted`."""
@@ -63,27 +65,27 @@ def submit(
         queue, type = spec.queue, type or spec.type
         deadline = spec.timeout if deadline is None else deadline
         shared = spec.shared if shared is None else shared
-    lane = _LANES.get(priority)
-    if lane is None:
+    if (lane := _LANES.get(priority)) is None:
         raise ConfigurationError(f"priority is 'high', 'normal' or 'low', not {priority!r}")
     delay_ms = 0 if delay is None else round(seconds(delay, "delay") * 1000)
     entry = None
     if key is not None or on_busy != "queue" or max_queued is not None:
         entry = _entry(key, on_busy, max_queued, delay_ms, bool(shared))
+    check_queue(queue)
     if child is not None:
-        check_queue(queue)
         intent, check = child[0], ""
     elif idempotency_key is None and key is None:
-        check_queue(queue)
         intent, check = new_id(0 if len(store.keys) == 1 else secrets.randbelow(len(store.keys))), ""
     else:
-        intent, check = _identified(store, check_queue(queue), key, idempotency_key, type, payload)
+        intent, check = _identified(store, queue, key, idempotency_key, type, payload)
     trace = {} if spans.observer is None else spans.observer.carrier()
     data = payload.data if isinstance(payload, Sealed) else data
     said = (type, msgspec.Raw(data), labels or {}, idempotency_key or "", trace, child[1] if child else "")
     envelope = Envelope(*said) if key is None else SessionEnvelope(*said, session=key, shared=bool(shared))
     # relative ones are added to the server's clock, not to this machine's
     due = "" if deadline is None else ("" if isinstance(deadline, datetime) else "+") + str(deadline_ms(deadline, 0))
+    if debounce is not None:
+        store = burst_of(debounce)
     answer = store.submit(
         intent, _encode_envelope(envelope), queue, lane, reply=reply, digest=check, deadline=due,
         max_losses=max_delivery_attempts, delay_ms=delay_ms, entry=entry,

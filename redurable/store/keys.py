@@ -23,6 +23,7 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:{p}:forms` | hash | JSON Schemas of what promises take, by digest | the partition's |
 | `ns:{p}:x:asked` | zset | `<id>/<key>` of what waits for people -> since when (ms) | until answered or ended |
 | `ns:{p}:t` | zset | id -> min(deadline, start, wake) in ms; of an ended one: by when it has told others | until done |
+| `ns:{p}:b:<kind>` | string | the intent that debounced sends become | a day longer than it waits |
 | `ns:{0}:y` | set | the names of all schedules | until they are deleted |
 | `ns:{0}:y:<name>` | hash | a schedule, see `store.schedules`; in the timers it is `@<name>` | until it is deleted |
 | `ns:{p}:limits` | set | ids of the limits in use; `~<id>` is one's member of the timers | the partition's |
@@ -98,9 +99,9 @@ class Keys:
     """The keys of one partition of one namespace."""
 
     __slots__ = (
-        "arrivals_prefix", "asked", "checkpoints", "done", "envelope_prefix", "failed", "forms", "head_prefix",
-        "journal_prefix", "limits", "line_prefix", "namespace", "outcome_prefix", "partition", "paused", "prefix",
-        "schedules", "state_prefix", "streams", "timers", "versions", "workers",
+        "arrivals_prefix", "asked", "burst_prefix", "checkpoints", "done", "envelope_prefix", "failed", "forms",
+        "head_prefix", "journal_prefix", "limits", "line_prefix", "namespace", "outcome_prefix", "partition", "paused",
+        "prefix", "schedules", "state_prefix", "streams", "timers", "versions", "workers",
     )  # fmt: skip
 
     def __init__(self, namespace: str, partition: int) -> None:
@@ -113,6 +114,7 @@ class Keys:
         self.versions = prefix + "dv"
         self.timers = prefix + "t"
         self.schedules = prefix + "y"
+        self.burst_prefix = prefix + "b:"
         self.done = prefix + "x:done"
         self.failed = prefix + "x:failed"
         self.asked = prefix + "x:asked"

@@ -85,7 +85,7 @@ def test_a_file_is_short_and_its_lines_too(script: Script) -> None:
 def test_what_frees_memory_runs_when_it_is_full(script: Script) -> None:
     adds = {
         "submit", "schedule", "enter", "record", "checkpoint", "note", "redrive", "wake", "watch", "import",
-        "resolve", "declare", "withdraw", "amend", "resume", "plan", "tick", "occupy",
+        "resolve", "declare", "withdraw", "amend", "resume", "plan", "tick", "occupy", "debounce",
     }  # fmt: skip
     assert (script.name in adds) == (script.flags == ())
 
@@ -200,7 +200,8 @@ class TestDiagram:
         lines = re.findall(
             r"^ +([a-z, ]+?) {2,}(none|[A-Z_| ]+?)(?:, never claimed)? -> (none|[A-Z_| ]+)", self.drawing, re.M
         )
-        spelled = "cancel, expire|kill|pause|resume|redrive|delete|import|enter|tick|continue|reseat|skip|linger"
+        spelled = "cancel, expire|kill|pause|resume|redrive|delete|import|enter, tick|debounce|continue|reseat|skip"
+        spelled += "|linger"
         assert "|".join(line[0] for line in lines) == spelled
         for verbs, before, after in lines:
             for verb in verbs.split(", "):

@@ -24,6 +24,7 @@ _KINDS = {
     r"qs": "set",
     r"w": "hash",
     r"z": "set",
+    r"b:.+": "string",
     r"y": "set",
     r"y:.+": "hash",
     r"dv": "hash",
@@ -48,7 +49,7 @@ _FIELDS = {
     "status", "queue", "created", "at", "reply", "digest", "max", "deadline", "lane", "start", "wake", "reason",
     "fence", "attempt", "base", "started", "finished", "losses", "lost", "canceling", "watch", "cursors", "redriven",
     "changed", "imported", "held", "limit", "long", "turn", "owes", "session", "place", "busy", "kept", "told",
-    "paused", "version", "forked",
+    "paused", "version", "forked", "until", "said",
 }  # fmt: skip
 
 
@@ -194,8 +195,9 @@ async def _check_partition(store: Store, keys: Keys, mine: dict[str, str]) -> Co
         assert expected is not None, f"{keys.prefix}{tail} is not in the table of store/keys.py"
         assert kind == expected, f"{keys.prefix}{tail} is a {kind}, not a {expected}"
         lives = await mux.command("TTL", keys.prefix + tail)
-        # the state of a session is kept for a while after its last intent
-        assert (lives == -1) == (tail[:2] != "v:" or f"s{tail[1:]}" in mine), f"{keys.prefix}{tail}: {lives} s"
+        # the state of a session is kept for a while after its last intent; what debounced sends become, a day
+        lasting = tail[:2] not in ("v:", "b:") or f"s{tail[1:]}" in mine
+        assert (lives == -1) == lasting, f"{keys.prefix}{tail}: {lives} s"
         if tail[:2] == "s:":
             await _check_line(store, keys, keys.prefix + tail)
     intents = {tail[2:] for tail in mine if tail.startswith("i:")}
