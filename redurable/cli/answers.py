@@ -1,4 +1,4 @@
-"""`redurable intents resolve` and `reject`: give promises their values from the command line."""
+"""`redurable intents resolve` and `reject`: give promises their values, by id and name or by token."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import typer
 
 from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import print_json, print_line, run
+from redurable.errors import ConfigurationError
 
 __all__ = ["register"]
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The intent, as `send` printed it.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The promise, as its handler names it.")]
+# by id and name three words, by token two: what the second and third mean is told by the first
+First = Annotated[str, typer.Argument(metavar="ID | TOKEN", help="The intent; or the promise's token, and no NAME.")]
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="The promise, as its handler names it.")]
 Index = Annotated[int, typer.Option("--index", min=0, help="Which of several promises of that name.")]
 By = Annotated[str, typer.Option("--by", help="Who says so; it is kept in the history.")]
 
@@ -24,9 +26,9 @@ def register(app: typer.Typer) -> None:
 
 
 def resolve(
-    intent: Id,
-    name: Name,
-    value: Annotated[str, typer.Argument(metavar="VALUE", help="JSON; - reads it from stdin.")] = "null",
+    intent: First,
+    name: Name = None,
+    value: Annotated[str | None, typer.Argument(metavar="[VALUE]", help="JSON; - reads it from stdin.")] = None,
     index: Index = 0,
     by: By = "",
     url: Url = None,
@@ -38,20 +40,24 @@ def resolve(
 
     [bold]redurable intents resolve ID approved true[/bold]
 
-    The first value stands: the same again changes nothing, another is refused [ALREADY_RESOLVED].
+    [bold]redurable intents resolve rdp_AAGhd... true[/bold]  by the promise's token
 
-    JSON: id, name, index, answer.
+    The value is null unless one is given. The first value stands: the same again changes nothing, another is refused
+    [ALREADY_RESOLVED].
+
+    JSON: id, name, index, answer; by token: token, answer.
     """
     from redurable.cli.send import json_of
 
-    found = json_of(value, "the value", f"redurable intents resolve ID {name} true")
-    run(_answer(client_of(url, namespace), "resolve", (intent, name, found), index, by, as_json))
+    to, text = _addressed(intent, name, value, index)
+    found = json_of(text or "null", "the value", f"redurable intents resolve {'ID ' if name else ''}{to[-1]} true")
+    run(_answer(client_of(url, namespace), "resolve", to, found, index, by, as_json))
 
 
 def reject(
-    intent: Id,
-    name: Name,
-    error: Annotated[str, typer.Argument(metavar="WHY", help="What the handler is told.")],
+    intent: First,
+    name: Name = None,
+    error: Annotated[str | None, typer.Argument(metavar="WHY", help="What the handler is told.")] = None,
     index: Index = 0,
     by: By = "",
     url: Url = None,
@@ -63,16 +69,44 @@ def reject(
 
     [bold]redurable intents reject ID approved 'the budget is spent'[/bold]
 
-    JSON: id, name, index, answer.
+    [bold]redurable intents reject rdp_AAGhd... 'the budget is spent'[/bold]  by the promise's token
+
+    JSON: id, name, index, answer; by token: token, answer.
     """
-    run(_answer(client_of(url, namespace), "reject", (intent, name, error), index, by, as_json))
+    to, why = _addressed(intent, name, error, index)
+    if why is None:
+        raise ConfigurationError(
+            "say why it is rejected", hint="redurable intents reject ID NAME 'the budget is spent'"
+        )
+    run(_answer(client_of(url, namespace), "reject", to, why, index, by, as_json))
 
 
-async def _answer(client: Any, verb: str, what: tuple[Any, ...], index: int, by: str, as_json: bool) -> None:
+def _addressed(first: str, second: str | None, third: str | None, index: int) -> tuple[tuple[str, ...], str | None]:
+    """Return what names the promise, a token or id and name, and what is said besides."""
+    from redurable.store.tokens import PREFIX
+
+    if not first.startswith(PREFIX):
+        if second is None:
+            raise ConfigurationError("no promise is named", hint="give ID and NAME, or the promise's token")
+        return (first, second), third
+    if third is not None or index:
+        raise ConfigurationError(
+            "a token names the promise by itself", hint="give TOKEN and the value, without NAME and --index"
+        )
+    return (first,), second
+
+
+async def _answer(
+    client: Any, verb: str, to: tuple[str, ...], said: Any, index: int, by: str, as_json: bool
+) -> None:  # fmt: skip
     async with client:
-        await getattr(client, verb)(*what, index=index, by=by)
+        await getattr(client, verb)(*to, said, by=by, **({"index": index} if len(to) == 2 else {}))
     answer = "RESOLVED" if verb == "resolve" else "REJECTED"
     if as_json:
-        print_json({"id": what[0], "name": what[1], "index": index, "answer": answer})
+        print_json((_named(to, index) if len(to) == 2 else {"token": to[0]}) | {"answer": answer})
     else:
-        print_line(f"{what[0]}  {what[1]}#{index}  {answer}")
+        print_line(f"{to[0]}  {to[1]}#{index}  {answer}" if len(to) == 2 else answer)
+
+
+def _named(to: tuple[str, ...], index: int) -> dict[str, Any]:
+    return {"id": to[0], "name": to[1], "index": index}

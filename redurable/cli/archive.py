@@ -128,15 +128,19 @@ def import_(
     JSON: one object a line: id, answer (IMPORTED or PRESENT).
     """
 
-    async def work() -> None:
+    async def work() -> tuple[int, int]:
+        told = [0, 0]
         async with client_of(url, namespace) as client:
             for number, line in _lines(file):
                 with _at(file, number):
                     record = _object(line)
                     new = await client.import_(record)
+                told[new] += 1
                 _tell(record["id"], "IMPORTED" if new else "PRESENT", as_json)
+        return told[True], told[False]
 
-    run(work())
+    new, present = run(work())
+    note(f"{new} imported" + (f", {present} were there already" if present else ""))
 
 
 def _tell(intent: str, answer: str, as_json: bool) -> None:

@@ -160,12 +160,14 @@ async def _each_id(
     words = (reason,) if verb in ("cancel", "kill") else ()
     async with client_of(*place) as client:
         for intent in intents:
+            # the client answers CANCELED whether it was just now or before
+            was = (await client.get(intent)).status if words else None
             answer = await getattr(client, verb)(intent, *words)
             answer = answer or {"resume": "RESUMED", "retry": "SUBMITTED", "delete": "DELETED"}[verb]
             if as_json:
                 print_json({"id": intent, "answer": answer})
             else:
-                ended = answer in _ENDED and (answer != "CANCELED" or verb == "pause")
+                ended = answer in _ENDED and (answer != "CANCELED" or was is Status.CANCELED)
                 print_line(f"{intent}  already {answer}: nothing to {verb}" if ended else f"{intent}  {answer}")
 
 

@@ -92,6 +92,18 @@ async def narrow(who: str, path: str) -> str:
     return who
 
 
+@step
+async def post(token: str) -> str:
+    return token
+
+
+@handler(queue="mailed")
+async def by_mail(payload: None) -> bool:
+    answer = promise("approved", bool)
+    await post(answer.token)
+    return await answer
+
+
 @handler(queue="publish")
 async def publish(payload: Any) -> list[str]:
     decision = await approval("publish", title="Publish the page?", of=str)

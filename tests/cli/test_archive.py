@@ -35,7 +35,8 @@ def test_a_finished_intent_leaves_and_comes_back(worker: Running, cli: Cli, tmp_
     file = tmp_path / "intents.jsonl"
     file.write_text(exported.out + "\n")
     assert cli("intents", "import", str(file), "--json").lines == [{"id": intent, "answer": "IMPORTED"}]
-    assert cli("intents", "import", str(file)).out == f"{intent}  PRESENT\n"
+    said = cli("intents", "import", str(file))
+    assert (said.out, said.err) == (f"{intent}  PRESENT\n", "0 imported, 1 were there already\n")
     assert cli("intents", "get", intent, "--json").json["status"] == "COMPLETED"
     assert cli("intents", "history", intent, "--values", "--json").json == history
 
@@ -120,6 +121,13 @@ def test_a_file_that_is_no_export(cli: Cli, tmp_path: Path, text: str | bytes, s
     file = tmp_path / "bad"
     file.write_bytes(text.encode() if isinstance(text, str) else text)
     refused(cli("intents", "import", str(file)), "BAD_IMPORT", says)
+
+
+def test_an_empty_file_is_told(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "empty"
+    file.write_text("\n\n")
+    said = cli("intents", "import", str(file))
+    assert (said.code, said.out, said.err) == (0, "", "0 imported\n")
 
 
 def test_files_that_cannot_be_read(cli: Cli, tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ from redurable.store.server import PrivateServer
 from redurable.sync import Client
 from tests.cli.app import SECRET
 from tests.cli.conftest import NAMESPACE, ROOT, Cli, Running, Said
+from tests.cli.test_errors import refused
 
 INTENT_FIELDS = {
     "id", "queue", "type", "status", "reason", "canceling", "paused", "turn", "held", "long", "priority", "attempt",
     "losses", "worker", "entries", "step", "changed", "labels", "idempotency_key", "session", "created", "start",
-    "started", "wake", "deadline", "finished", "error",
+    "version", "forked", "started", "wake", "deadline", "finished", "error",
 }  # fmt: skip
 
 
@@ -105,6 +106,10 @@ def test_get_shows_a_long_result_whole_in_json_and_shortened_to_people(cli: Cli,
     assert len(text) < 2000
     assert cli("intents", "cancel", intent).out == f"{intent}  already COMPLETED: nothing to cancel\n"
     assert cli("intents", "cancel", intent, "--json").json["answer"] == "COMPLETED"
+    unserved = cli("send", "unserved").out.strip()
+    assert cli("intents", "cancel", unserved).out == f"{unserved}  CANCELED\n"
+    for verb in ("cancel", "kill"):
+        assert cli("intents", verb, unserved).out == f"{unserved}  already CANCELED: nothing to {verb}\n"
     assert cli("intents", "get", cli("send", "unserved").out.strip(), "--json").json["result"] is None
 
 
@@ -252,6 +257,31 @@ def test_a_promise_is_resolved_and_who_did_it_is_in_the_history(cli: Cli, worker
     assert "approved#0" in cli("intents", "history", intent, "--values").out
     said = cli("intents", "reject", intent, "approved", "too late")
     assert (said.code, "ALREADY_RESOLVED" in said.err) == (1, True)
+
+
+def test_a_promise_is_resolved_and_rejected_by_its_token(cli: Cli, worker: Running) -> None:
+    def token() -> tuple[str, str]:
+        intent = cli("send", "mailed").out.strip()
+        while cli("intents", "get", intent, "--json").json["reason"] != "PROMISE":
+            time.sleep(0.02)
+        return intent, cli("intents", "history", intent, "--values", "--json").json[0]["value"]
+
+    intent, mailed = token()
+    refused(cli("intents", "resolve", mailed, "maybe"), "BAD_ARGUMENT", "the value is not JSON")
+    refused(cli("intents", "resolve", mailed, '"maybe"'), "TYPE_MISMATCH")
+    refused(cli("intents", "resolve", mailed + "x", "true"), "BAD_TOKEN", exit_code=1)
+    refused(cli("intents", "resolve", mailed, "approved", "true"), "BAD_ARGUMENT", "names the promise by itself")
+    refused(cli("intents", "resolve", mailed, "true", "--index", "1"), "BAD_ARGUMENT", "without NAME and --index")
+    refused(cli("intents", "resolve", intent), "BAD_ARGUMENT", "no promise is named", "token")
+    assert cli("intents", "resolve", mailed, "true", "--by", "ann").out == "RESOLVED\n"
+    assert cli("intents", "resolve", mailed, "true", "--json").json == {"token": mailed, "answer": "RESOLVED"}
+    refused(cli("intents", "resolve", mailed, "false"), "ALREADY_RESOLVED", exit_code=1)
+    assert cli("intents", "watch", intent).code == 0
+    intent, mailed = token()
+    refused(cli("intents", "reject", mailed), "BAD_ARGUMENT", "say why")
+    refused(cli("intents", "reject", intent, "approved"), "BAD_ARGUMENT", "say why")
+    assert cli("intents", "reject", mailed, "no", "--json").json == {"token": mailed, "answer": "REJECTED"}
+    assert cli("intents", "watch", intent).code == 1
 
 
 def test_what_waits_for_people_is_listed_and_answered(cli: Cli, worker: Running) -> None:
@@ -408,7 +438,7 @@ def test_version_is_that_of_the_package(cli: Cli) -> None:
         [], ["worker"], ["dev"], ["send"], ["queues"], ["workers"], ["limits"], ["version"], ["intents"],
         ["queues", "pause"], ["queues", "resume"],
         *(["intents", verb] for verb in ("get", "list", "history", "watch", "retry")),
-        *(["intents", verb] for verb in ("cancel", "kill", "pause", "resume", "resolve", "reject")),
+        *(["intents", verb] for verb in ("cancel", "kill", "pause", "resume", "resolve", "reject", "fork")),
         ["approvals"], ["approvals", "list"], ["approvals", "answer"],
     ],
     ids=" ".join,
