@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from redurable.ids import IntentId
     from redurable.model import ErrorInfo, IntentInfo, Priority, Status
+    from redurable.news import Event, Progress
     from redurable.options import Debounce
     from redurable.retry import Retry
     from redurable.runtime.approvals import Approval, Decision, approval
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from redurable.runtime.state import state
     from redurable.runtime.steps import step
     from redurable.runtime.turns import continue_as_new
+    from redurable.runtime.watched import emit, progress
 
 __all__ = [
     "Approval",
@@ -80,6 +82,7 @@ __all__ = [
     "Decision",
     "Depends",
     "ErrorInfo",
+    "Event",
     "Fenced",
     "IdempotencyConflict",
     "IntentFailed",
@@ -90,6 +93,7 @@ __all__ = [
     "NotFound",
     "PayloadTooLarge",
     "Priority",
+    "Progress",
     "Promise",
     "PromiseRejected",
     "RedurableError",
@@ -114,6 +118,7 @@ __all__ = [
     "compensate",
     "continue_as_new",
     "current",
+    "emit",
     "fencing_token",
     "handler",
     "idempotency_key",
@@ -122,6 +127,7 @@ __all__ = [
     "lifespan",
     "now",
     "patched",
+    "progress",
     "promise",
     "race",
     "random",
@@ -146,6 +152,7 @@ _HOMES = {
     ),
     "redurable.ids": "IntentId",
     "redurable.model": "ErrorInfo IntentInfo Priority Status",
+    "redurable.news": "Event Progress",
     "redurable.options": "Debounce",
     "redurable.retry": "Retry",
     "redurable.runtime.approvals": "Approval Decision approval",
@@ -163,6 +170,7 @@ _HOMES = {
     "redurable.runtime.state": "state",
     "redurable.runtime.steps": "step",
     "redurable.runtime.turns": "continue_as_new",
+    "redurable.runtime.watched": "emit progress",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

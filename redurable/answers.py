@@ -15,8 +15,8 @@ import msgspec
 from redurable.codec import encode, plain
 from redurable.codecs.base import Vault
 from redurable.errors import ConfigurationError, NotFound, SerialisationError, UsageError, WrongState
-from redurable.forms import misfit
-from redurable.model import Ask, ErrorInfo
+from redurable.forms import Ask, misfit
+from redurable.model import ErrorInfo
 from redurable.runtime.scope import scope_var
 from redurable.store import arrivals, tokens
 from redurable.store.store import Store

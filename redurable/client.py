@@ -38,6 +38,7 @@ from redurable.store.address import address_of
 from redurable.store.bursts import Burst
 from redurable.store.scripts import CHUNK
 from redurable.store.store import Store
+from redurable.watching import Watching
 
 __all__ = ["Client", "SendOptions"]
 
@@ -46,7 +47,7 @@ _WAVE = 4000  # intents of send_many under way at once
 _PART = 200
 
 
-class Client(Reading, Archive, Answers, Control):
+class Client(Watching, Reading, Archive, Answers, Control):
     """
     Sends intents to queues, and operates on them.
 

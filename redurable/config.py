@@ -13,6 +13,7 @@ Owns the spelling of URLs and of the environment's names. Invariants: a password
 | REDURABLE_MAX_JOURNAL_ENTRIES | the most entries of a journal; a warning comes at a fifth | 100000 |
 | REDURABLE_MAX_JOURNAL_BYTES | its most bytes, likewise | 67108864 |
 | REDURABLE_VERSION | the deployment version of a worker's code | none |
+| REDURABLE_MAX_EVENTS | the most events that are kept of an intent; the oldest go first | 10000 |
 | REDURABLE_LOG_LEVEL | from which level on the command line's processes log | info |
 | REDURABLE_ACCEPT | checks of `redurable doctor` whose failure is accepted, with commas | none |
 """
@@ -39,6 +40,7 @@ __all__ = [
     "codec_target",
     "journal_limits",
     "log_level",
+    "max_events",
     "max_payload",
     "namespace",
     "number",
@@ -331,6 +333,11 @@ def codec_target(explicit: str | None = None) -> str | None:
 def max_payload(explicit: int | None = None) -> int:
     """Return *explicit*, else REDURABLE_MAX_PAYLOAD, else 1 MiB: the largest payload, result or entry in bytes."""
     return number("REDURABLE_MAX_PAYLOAD", explicit, default=DEFAULT_LIMIT, least=1024, most=512 << 20)
+
+
+def max_events() -> int:
+    """Return REDURABLE_MAX_EVENTS, else 10,000: how many events of an intent are kept for its watchers."""
+    return number("REDURABLE_MAX_EVENTS", None, default=10_000, least=100, most=10_000_000)
 
 
 def log_level(explicit: str | None = None) -> str:

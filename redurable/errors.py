@@ -12,7 +12,7 @@ Every error that redurable raises, with a stable code each.
     ├── CodecError              CODEC_FAILED CODEC_MISSING CODEC_KEY_MISSING JOURNAL_UNREADABLE (its intent is held)
     │                           SCHEDULE_UNREADABLE
     ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND APPROVAL_NOT_FOUND SESSION_NOT_FOUND
-    │                           SCHEDULE_NOT_FOUND STEP_NOT_FOUND
+    │                           SCHEDULE_NOT_FOUND STEP_NOT_FOUND STREAM_NOT_FOUND
     ├── WrongState              WRONG_STATE INTENT_EXISTS ALREADY_RESOLVED PROMISE_WITHDRAWN TOO_MANY_UNASKED
     │                           SCHEDULE_BUSY
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT

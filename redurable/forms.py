@@ -1,5 +1,6 @@
 """
-Forms: the JSON Schema of a type, and whether a value fits it. So a wrong answer is refused before it is stored.
+Forms: what is asked for, the JSON Schema of its type, and whether a value fits it. So a wrong answer is refused before
+it is stored.
 
 Only what schemas of annotations say is looked at; what is not understood is let pass, for the type itself is asked once
 more by who awaits the value.
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["misfit", "schema_of"]
+__all__ = ["Ask", "misfit", "schema_of"]
 
 _KINDS: dict[str, Any] = {
     "null": lambda v: v is None,
@@ -140,3 +141,19 @@ def _any_kind(value: Any) -> bool:
 
 def _article(text: str) -> str:
     return f"an {text}" if text[:1] in "aeiou" else f"a {text}"
+
+
+class Ask(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
+    """
+    What is known of an open promise: `form` is the digest of its type's JSON Schema ("" = any value).
+
+    With `outcomes` it is an approval, which people answer.
+    """
+
+    form: str = ""
+    outcomes: tuple[str, ...] = ()
+    title: str = ""
+    description: str = ""
+    assignees: tuple[str, ...] = ()
+    since: int = 0
+    escalates: int = 0

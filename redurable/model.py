@@ -10,7 +10,8 @@ The state of an intent, with the script that walks each edge:
                                         │                 │  │  └─ recover ─────►  TIMED_OUT
                    wake, fire, cancel,  │                 │  │    (losses used up)
                    expire, resolve      │    park, retry  │  │
-                                        └── WAITING ◄─────┘  └─ record, renew, checkpoint, declare, withdraw, occupy
+                                        └── WAITING ◄─────┘  └─ record, renew, checkpoint, tell,
+                                                                 declare, withdraw, occupy
 
     cancel, expire    CREATED | SUBMITTED, never claimed -> CANCELED | TIMED_OUT
                       else a `CancelRequested` entry, which the handler meets at its place in the journal
@@ -47,10 +48,10 @@ from typing import Any
 import msgspec
 
 from redurable.errors import ConfigurationError
+from redurable.news import Progress
 
 __all__ = [
     "Arrived",
-    "Ask",
     "AttemptFailed",
     "Called",
     "CancelRequested",
@@ -344,28 +345,13 @@ encode_entry = msgspec.msgpack.Encoder().encode
 decode_entry = msgspec.msgpack.Decoder(Entry).decode
 
 
-class Ask(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
-    """
-    What is known of an open promise: `form` is the digest of its type's JSON Schema ("" = any value).
-
-    With `outcomes` it is an approval, which people answer.
-    """
-
-    form: str = ""
-    outcomes: tuple[str, ...] = ()
-    title: str = ""
-    description: str = ""
-    assignees: tuple[str, ...] = ()
-    since: int = 0
-    escalates: int = 0
-
-
 class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     """
     What is known of an intent at one moment. Times are ms since 1970 by the server's clock.
 
     `step` is the last journaled step, `changed` names steps whose code changed since they were recorded, `forked` its
-    origin; `held` and `limit` say what keeps it from going on, `long` that its journal has grown too long.
+    origin; `held` and `limit` say what keeps it from going on, `long` that its journal has grown too long; `progress`
+    is how far it and its children say they are.
     """
 
     id: str
@@ -391,6 +377,7 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     limit: str | None = None
     long: str | None = None
     entries: int = 0
+    progress: Progress | None = None
     step: str | None = None
     changed: tuple[str, ...] = ()
     labels: dict[str, str] = {}

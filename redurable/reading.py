@@ -6,20 +6,25 @@ What a payload codec sealed is opened if it can be, and else left as it is: whoe
 
 from __future__ import annotations
 
-import asyncio
 import builtins
-import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from typing import Any
 
+import msgspec
+
+from redurable.codec import sealed_part
 from redurable.codecs.base import Vault, shown
+from redurable.errors import CodecError
 from redurable.model import Entry, IntentInfo, Status
+from redurable.news import Progress
 from redurable.store import depths, inspection
 from redurable.store import limits as _limits
-from redurable.store.results import RECHECK, Results
+from redurable.store.results import Results
 from redurable.store.store import Store
 
-__all__ = ["Connected", "Reading"]
+__all__ = ["Connected", "Reading", "noted", "opened"]
+
+_SEALED = "(sealed)"
 
 
 class Connected:
@@ -40,7 +45,7 @@ class Reading:
     async def get(self, intent: str) -> IntentInfo:
         """Return what is known of *intent* now; NotFound if there is none."""
         connected = await self._open()
-        return await shown(connected.vault, await inspection.info(connected.store, intent))
+        return await _readable(connected.vault, await inspection.info(connected.store, intent))
 
     async def history(self, intent: str, since: int = 0) -> builtins.list[tuple[int, Entry]]:
         """Return (seq, entry) of its journal after seq *since*; NotFound if there is no such intent."""
@@ -49,27 +54,6 @@ class Reading:
         if connected.vault is not None:
             found = [(seq, await shown(connected.vault, entry)) for seq, entry in found]
         return found
-
-    async def observe(self, intent: str, since: int = 0) -> AsyncIterator[tuple[int, Entry]]:
-        """Give (seq, entry) after *since* as they are recorded, until the intent has ended."""
-        connected = await self._open()
-        store, results = connected.store, connected.results
-        news = await results.watch(intent)
-        try:
-            while True:
-                news.clear()
-                await store.watch(intent)
-                ended = await inspection.outcome(store, intent)
-                for seq, entry in await self.history(intent, since):
-                    since = seq
-                    yield seq, entry
-                if ended is not None:
-                    return
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RECHECK):
-                        await news.wait()
-        finally:
-            results.unwatch(intent, news)
 
     async def list(
         self,
@@ -83,9 +67,7 @@ class Reading:
         connected = await self._open()
         wanted = None if status is None else Status.of(status)
         found = await inspection.intents(connected.store, queue=queue, status=wanted, label=label, limit=limit)
-        if connected.vault is not None:
-            found = [await shown(connected.vault, info) for info in found]
-        return found
+        return [await _readable(connected.vault, info) for info in found]
 
     async def queues(self) -> builtins.list[depths.QueueInfo]:
         """Return every queue that ever held an intent, with its depth."""
@@ -98,3 +80,25 @@ class Reading:
     async def workers(self) -> builtins.list[inspection.WorkerInfo]:
         """Return the registered worker processes and whether each lives."""
         return await inspection.workers((await self._open()).store)
+
+
+async def _readable(vault: Vault | None, info: IntentInfo) -> IntentInfo:
+    """Return *info* opened, as far as it can be."""
+    info = await shown(vault, info)
+    return info if info.progress is None else msgspec.structs.replace(info, progress=await noted(vault, info.progress))
+
+
+async def noted(vault: Vault | None, progress: Progress) -> Progress:
+    """Return *progress* with its note as a text."""
+    if isinstance(progress.note, str):
+        return progress
+    return msgspec.structs.replace(progress, note=await opened(vault, msgspec.msgpack.encode(progress.note)))
+
+
+async def opened(vault: Vault | None, data: bytes) -> Any:
+    """Return the value in *data* as plain data; one that cannot be opened here is "(sealed)"."""
+    try:
+        data = data if vault is None else await vault.open(data)
+    except CodecError:
+        return _SEALED
+    return _SEALED if sealed_part(data) is not None else msgspec.msgpack.decode(data)

@@ -11,7 +11,7 @@ import asyncio
 import builtins
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar, Unpack
 
 from redurable import client as _client
@@ -19,6 +19,7 @@ from redurable.blocking import Operating
 from redurable.clock import Moment, Seconds
 from redurable.codecs.base import Codec
 from redurable.errors import UsageError
+from redurable.following import Following
 from redurable.ids import IntentId
 from redurable.model import Entry, IntentInfo, Status
 from redurable.options import SendOptions
@@ -45,7 +46,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class Client(Operating):
+class Client(Operating, Following):
     """The blocking twin of `redurable.Client`: the same methods and guarantees, for any thread."""
 
     def __init__(
@@ -135,16 +136,6 @@ class Client(Operating):
     def history(self, intent: str, since: int = 0) -> builtins.list[tuple[int, Entry]]:
         """Return (seq, entry) of its journal after seq *since*."""
         return self._wait(self._client.history(intent, since))
-
-    def observe(self, intent: str, since: int = 0) -> Iterator[tuple[int, Entry]]:
-        """Give (seq, entry) as they are recorded, until the intent has ended."""
-        source = self._client.observe(intent, since)
-
-        async def following() -> tuple[int, Entry] | None:
-            return await anext(source, None)
-
-        while (item := self._wait(following())) is not None:
-            yield item
 
     def list(
         self,

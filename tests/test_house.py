@@ -26,8 +26,8 @@ PACKAGE = ROOT / "redurable"
 FLOORS = (
     frozenset({"cli", "gateway", "telemetry", "testing", "integrations", "bench", "demo", "__main__"}),
     frozenset({
-        "client", "answers", "archive", "blocking", "control", "deployments", "reading", "schedules", "sessions",
-        "sync", "worker",
+        "client", "answers", "archive", "blocking", "control", "deployments", "following", "reading", "schedules",
+        "sessions", "sync", "watching", "worker",
     }),
     frozenset({"runtime"}),
     frozenset({"journal", "store"}),
@@ -35,7 +35,7 @@ FLOORS = (
         "codec", "codecs", "retry", "clock", "events", "config", "forms", "options", "portable", "spans", "tasks",
         "ticks",
     }),
-    frozenset({"errors", "model", "ids"}),
+    frozenset({"errors", "model", "ids", "news"}),
 )  # fmt: skip
 STRANGERS = frozenset({("journal", "store"), ("store", "journal")})
 
@@ -67,6 +67,7 @@ PUBLIC: tuple[str, ...] = (
     "Decision",
     "Depends",
     "ErrorInfo",
+    "Event",
     "Fenced",
     "IdempotencyConflict",
     "IntentFailed",
@@ -77,6 +78,7 @@ PUBLIC: tuple[str, ...] = (
     "NotFound",
     "PayloadTooLarge",
     "Priority",
+    "Progress",
     "Promise",
     "PromiseRejected",
     "RedurableError",
@@ -101,6 +103,7 @@ PUBLIC: tuple[str, ...] = (
     "compensate",
     "continue_as_new",
     "current",
+    "emit",
     "fencing_token",
     "handler",
     "idempotency_key",
@@ -109,6 +112,7 @@ PUBLIC: tuple[str, ...] = (
     "lifespan",
     "now",
     "patched",
+    "progress",
     "promise",
     "race",
     "random",

@@ -7,15 +7,17 @@ a result, as `send --wait` does.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import typer
 
-from redurable.cli import answers, archive, control, entries
+from redurable.cli import answers, archive, control, entries, told
 from redurable.cli.common import AsJson, Namespace, Url, check_known, client_of
 from redurable.cli.output import age, fields, iso, moment, note, print_json, print_line, run, table
-from redurable.errors import CodecError
+from redurable.errors import CodecError, StoreError
 from redurable.model import IntentInfo, Status
+from redurable.news import Event, Place
 
 __all__ = ["app"]
 
@@ -50,6 +52,7 @@ def as_fields(info: IntentInfo) -> dict[str, Any]:
         "worker": info.worker,
         "version": info.version,
         "entries": info.entries,
+        "progress": told.progress_fields(info.progress),
         "step": info.step,
         "changed": list(info.changed),
         "labels": info.labels,
@@ -80,9 +83,9 @@ def get(
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
     JSON: id, queue, type, status, reason, canceling, paused, turn, held, limit, long, priority, attempt, losses,
-    worker, version, entries, step, changed, labels, idempotency_key, session, forked, created, start, started, wake,
-    deadline,
-    finished, error (type, message, code, details, traceback), result; what is not known is null.
+    worker, version, entries, progress (done, total, note), step, changed, labels, idempotency_key, session, forked,
+    created, start, started, wake, deadline, finished, error (type, message, code, details, traceback), result; what is
+    not known is null.
     """
 
     async def work() -> tuple[IntentInfo, Any]:
@@ -113,6 +116,7 @@ def get(
         ("losses", f"{info.losses} (owners lost since the last progress)" if info.losses else ""),
         ("worker", info.worker if not info.status.final else ""),
         ("version", info.version),
+        ("progress", told.progress_text(info.progress)),
         ("last step", info.step),
         ("entries", info.entries or ""),
         ("long", f"{info.long} in its journal: let its handler continue_as_new" if info.long else ""),
@@ -181,21 +185,25 @@ def list_(
     if as_json:
         print_json([as_fields(info) for info in found])
         return
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (
             i.id,
             i.queue,
             _status(i),
             i.attempt,
             i.step,
+            told.progress_text(i.progress, short=True),
             age(i.created),
             age(i.finished),
             i.error.type.rpartition(".")[2] if i.error else "",
         )
         for i in found
     ]
-    columns = ("id", "queue", "status", "attempt", "last step", "created", "finished", "error")
-    table(columns, rows, "no intents", ("last step", "attempt", "finished", "created", "error", "queue"))
+    columns = ["id", "queue", "status", "attempt", "last step", "progress", "created", "finished", "error"]
+    if not any(info.progress for info in found):
+        columns.remove("progress")
+        rows = [(*row[:5], *row[6:]) for row in rows]
+    table(columns, rows, "no intents", ("last step", "attempt", "finished", "created", "error", "progress", "queue"))
     if len(found) == limit:
         note(f"the first {limit}; there may be more (--limit)")
 
@@ -236,31 +244,40 @@ def history(
 @app.command("watch")
 def watch(
     intent: Id,
-    since: Annotated[int, typer.Option("--since", min=0, help="Begin after this seq.")] = 0,
+    since: Annotated[
+        str, typer.Option("--since", metavar="PLACE", help="Go on after this: a place that watch gave, or a seq.")
+    ] = "0",
     values: Values = False,
     url: Url = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
     """
-    Follow an intent as its journal grows, until it ends.
+    Follow an intent until it ends: its journal as it grows, what it tells by emit and its streams, its progress.
 
-    The exit code is 0 if it COMPLETED, else 1.
+    The exit code is 0 if it COMPLETED, else 1. A lost connection is made again; to go on after a disconnect of another
+    kind, without a gap or a duplicate, give --since the place of the last line.
 
-    JSON: one object a line, as in `intents history`; the last has id, status, error.
+    [bold]redurable intents watch ID --since 12-40-9c1f03aa[/bold]
+
+    JSON: one object a line: as in `intents history`, or of an event: kind (event, item, end, reset, dropped, progress),
+    seq (its number), at, step, offset, value; items have it with --values alone. All have place. The last has id,
+    status, error.
     """
     status = run(_watch(client_of(url, namespace), intent, since, values, as_json))
     raise typer.Exit(0 if status is Status.COMPLETED else 1)
 
 
-async def _watch(client: Any, intent: str, since: int, values: bool, as_json: bool) -> Status:
+async def _watch(client: Any, intent: str, since: str, values: bool, as_json: bool) -> Status:
     async with client:
         await client.get(intent)  # an unknown id is an error at once
-        async for seq, entry in client.observe(intent, since):
-            if as_json:
-                print_json(entries.as_fields(seq, entry, values=values))
-            else:
-                print_line(entries.line(seq, entry, values=values))
+        place = since
+        try:
+            async for place, what in client.observe(intent, since):
+                _print(place, what, values, as_json)
+        except (StoreError, asyncio.CancelledError):
+            note(f"to go on: redurable intents watch {intent} --since {place}")
+            raise
         info: IntentInfo = await client.get(intent)
     error = info.error
     if as_json:
@@ -268,6 +285,15 @@ async def _watch(client: Any, intent: str, since: int, values: bool, as_json: bo
     else:
         print_line(info.status.value + (f"  {error.type}: {error.message}" if error is not None else ""))
     return info.status
+
+
+def _print(place: str, what: Any, values: bool, as_json: bool) -> None:
+    seq, is_event = Place.of(place).entries, isinstance(what, Event)
+    if as_json:
+        found = told.as_fields(what, values=values) if is_event else entries.as_fields(seq, what, values=values)
+        print_json(found | {"place": place})
+    else:
+        print_line(told.line(what, values=values) if is_event else entries.line(seq, what, values=values))
 
 
 answers.register(app)

@@ -20,7 +20,8 @@ from redurable.clock import Seconds, seconds, to_datetime
 from redurable.codec import NIL
 from redurable.errors import ConfigurationError, SerialisationError
 from redurable.events import emit
-from redurable.model import Arrived, Ask, Reason
+from redurable.forms import Ask
+from redurable.model import Arrived, Reason
 from redurable.runtime.promises import TOKEN_LIFE, Promise, handler_scope
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform

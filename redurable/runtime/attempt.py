@@ -69,6 +69,7 @@ from redurable.tasks import background
 
 if TYPE_CHECKING:
     from redurable.runtime.calls import Checkpoints
+    from redurable.runtime.telling import Telling
 
 __all__ = ["Attempt"]
 
@@ -111,6 +112,7 @@ class Attempt:
         self.thread = threading.get_ident()
         self.compensations: list[tuple[Callable[..., Any], Any, Any]] = []
         self.checkpoints: Checkpoints | None = None
+        self.telling: Telling | None = None
         self.stand_ins: Mapping[str, StandIn] = {}  # by step: called instead of its body
         self.timed = gathered("step.seconds", lease.queue)
         self.owes = False  # others are to be told when it ends
@@ -255,8 +257,7 @@ class Attempt:
         conductor = self.conductor
         signal = conductor.signal
         conductor.over = True
-        if not self.recorder.idle:
-            await self.recorder.settled()
+        await self._written()
         if self._parked:
             return "parked"
         if self.recorder.lost is not None:
@@ -332,9 +333,15 @@ class Attempt:
 
     # --- ways to end --------------------------------------------------------------------------------------------------
 
-    async def _settle(self, status: Status, data: bytes = NIL, error: ErrorInfo | None = None) -> str:
+    async def _written(self) -> None:
+        """Return when nothing is on its way to the store."""
         if not self.recorder.idle:
             await self.recorder.settled()
+        if self.telling is not None:
+            await self.telling.flush()
+
+    async def _settle(self, status: Status, data: bytes = NIL, error: ErrorInfo | None = None) -> str:
+        await self._written()
         outcome = Outcome(status, msgspec.Raw(data), error)
         if self.vault is not None:
             outcome = await self.vault.seal_struct(outcome)

@@ -10,7 +10,8 @@ Outside an intent, in a program that is no worker, code that makes these calls s
     sleep(), sleep_until()              wait in the process
     now(), random(), uuid4()            the wall clock, and chance
     idempotency_key()                   a fresh key at every call
-    checkpoint(), compensate()          nothing
+    checkpoint(), compensate(), emit(), progress()
+                                        nothing
     last_checkpoint()                   the default
     is_replaying(), unwinding()         False
     current(), fencing_token()          UsageError OUTSIDE_INTENT: there is nothing that they could name

@@ -96,6 +96,8 @@ class Conductor:
 
     def still_fast(self) -> bool:
         """Whether nothing has come between since the step began."""
+        if self.main.attempt.telling is not None:
+            self._leave_fast()  # what a body told is written before its result
         return self.fast
 
     def check(self) -> None:
@@ -379,10 +381,7 @@ class Conductor:
         if self.cancellation.pending:
             self.cancellation.announce(self)
             return False
-        now = now_ms()
-        due: list[Call] = []
-        held: list[Call] = []
-        started = False
+        due, held, started, now = list[Call](), list[Call](), False, now_ms()
         for call in self.cursor.startable():
             if call.future is None or call.future.done():
                 continue

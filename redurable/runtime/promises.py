@@ -16,9 +16,9 @@ from redurable.clock import Seconds, now_ms, seconds
 from redurable.codec import Typed, typed
 from redurable.errors import CodecError, PromiseRejected, SerialisationError, StoreError, UsageError
 from redurable.events import emit
-from redurable.forms import schema_of
+from redurable.forms import Ask, schema_of
 from redurable.journal.cursor import RUNNING, UNSET, Call
-from redurable.model import Arrived, Ask, Reason, TimerFired, TimerSet, encode_entry
+from redurable.model import Arrived, Reason, TimerFired, TimerSet, encode_entry
 from redurable.runtime.holding import unless_replayed
 from redurable.runtime.scope import Scope, current_scope
 from redurable.store.arrivals import form_of, key_of

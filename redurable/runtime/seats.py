@@ -183,6 +183,8 @@ def _begins(attempt: Attempt) -> bool:
 
 async def put_down_waiting(attempt: Attempt, due: int | None, reason: Reason) -> Any:
     """Park *attempt*, which waits for *reason* first of all, until *due* (ms); return the store's word."""
+    if attempt.telling is not None and not await attempt.telling.before_park():
+        return b"NEWS"
     if reason is Reason.LIMIT and attempt.seats is not None:
         return await attempt.seats.linger(due)
     return await attempt.lease.park(len(attempt.recorder.cursor), reason.value, due)

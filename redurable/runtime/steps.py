@@ -56,6 +56,8 @@ async def opened(scope: Scope, spec: StepSpec, n: int | str) -> Call:
 async def closed(scope: Scope, call: Call, entry: Any) -> None:
     """Record *entry*; return when the call is done, or may be tried again."""
     conductor = scope.attempt.conductor
+    if scope.attempt.telling is not None:
+        await scope.attempt.telling.flush()  # what its body told would not be told again
     await conductor.record(scope, call, entry)
     await conductor.wait(scope, call)
 

@@ -15,7 +15,7 @@ from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.ids import partition_of
 from redurable.model import Reason, Status
 from redurable.portable import Parts, pack, token_of, unpack
-from redurable.store.keys import FRESH_LANES, check_queue, check_session, continuations
+from redurable.store.keys import FRESH_LANES, check_queue, check_session, continuations, told_keys
 from redurable.store.scripts import load
 from redurable.store.store import Store
 
@@ -200,7 +200,8 @@ async def delete(store: Store, intent: str) -> None:
     status = (await _head(store, intent))["status"].decode()
     places = (
         keys.head(intent), keys.envelope(intent), keys.journal(intent), keys.outcome(intent),
-        keys.checkpoint(intent), keys.arrivals(intent), keys.done, keys.failed,
+        keys.checkpoint(intent), keys.arrivals(intent), *told_keys(keys, intent),
+        keys.done, keys.failed,
     )  # fmt: skip
     if await store.mux.call(_delete, keys.partition, places, (intent,)) == b"WRONG_STATE":
         raise WrongState(f"intent {intent} is {status}; only finished ones are deleted", hint="cancel it first")

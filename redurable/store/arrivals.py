@@ -21,7 +21,8 @@ import msgspec
 
 from redurable.clock import now_ms
 from redurable.errors import ConfigurationError, NotFound, WrongState
-from redurable.model import Arrived, Ask, ErrorInfo, Status, encode_entry
+from redurable.forms import Ask
+from redurable.model import Arrived, ErrorInfo, Status, encode_entry
 from redurable.store.keys import continuations
 from redurable.store.scripts import load
 from redurable.store.store import Store

@@ -34,6 +34,7 @@ from redurable.model import (
 )
 from redurable.store.keys import GROUP
 from redurable.store.store import Store
+from redurable.store.watching import progress
 
 __all__ = [
     "Page",
@@ -195,6 +196,7 @@ async def info(store: Store, intent: str) -> IntentInfo:
         mux.command("LRANGE", keys.journal(intent), -8, -1),
         mux.command("GET", keys.outcome(intent)),
     )
+    told = await progress(store, intent)
     head, body, length, tail, result = [await part for part in parts]
     if not head:
         raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
@@ -202,6 +204,8 @@ async def info(store: Store, intent: str) -> IntentInfo:
     result = result or raw.pop(b"outcome", None)
     fields = {name.decode(): value.decode() for name, value in raw.items()}
     found = _info(intent, fields, body, entries=int(length), step=last_step(tail), result=result)
+    if told is not None:
+        found = msgspec.structs.replace(found, progress=told)
     if found.status is Status.SUBMITTED and "at" in fields:
         lane, entry = fields["at"].split("/", 1)
         stream = keys.stream(found.queue, lane)

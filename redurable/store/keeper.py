@@ -15,7 +15,7 @@ from redurable.errors import StoreError
 from redurable.events import emit
 from redurable.model import CancelRequested, Status, encode_entry
 from redurable.store import schedules
-from redurable.store.keys import FRESH_LANES, GROUP, Keys, continuations, suspects
+from redurable.store.keys import FRESH_LANES, GROUP, Keys, continuations, suspects, told_keys
 from redurable.store.lease import Lease
 from redurable.store.limits import review
 from redurable.store.schedules import MARK
@@ -242,7 +242,7 @@ class Keeper:
         keys = self.keys
         places = (
             keys.head(intent), keys.envelope(intent), keys.journal(intent), keys.outcome(intent),
-            keys.checkpoint(intent), keys.arrivals(intent), view,
+            keys.checkpoint(intent), keys.arrivals(intent), *told_keys(keys, intent), view,
         )  # fmt: skip
         return self._call(_sweep, places, (intent,))
 

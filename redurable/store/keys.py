@@ -17,6 +17,8 @@ Each key of a partition bears its hash tag `{p}`, so that all of an intent is in
 | `ns:{p}:j:<id>` | list | the journal | as the head |
 | `ns:{p}:d:<id>` | hash | what came from outside, or may: see `store.arrivals` | as the head |
 | `ns:{p}:k:<id>` | hash | cursors of unfinished long steps (`checkpoint`) | until the intent ends |
+| `ns:{p}:e:<id>` | stream | events for watchers, by number; see `store.watching` | a week after the last |
+| `ns:{p}:m:<id>` | hash | how far they and the progress are: made with the first of either | as the head |
 | `ns:{p}:o:<id>` | string | the outcome, if it is more than 60 bytes (else in the head) | as the head |
 | `ns:{p}:s:<queue>:<key>` | zset | the line: id -> 0 (it holds the session) or its place | until its last intent ends |
 | `ns:{p}:v:<queue>:<key>` | hash | a session's state; field '' = ms that it is kept without intents | that time |
@@ -53,6 +55,7 @@ __all__ = [
     "limit_keys",
     "meta_key",
     "suspects",
+    "told_keys",
 ]
 
 GROUP = "rd"
@@ -99,9 +102,10 @@ class Keys:
     """The keys of one partition of one namespace."""
 
     __slots__ = (
-        "arrivals_prefix", "asked", "burst_prefix", "checkpoints", "done", "envelope_prefix", "failed", "forms",
-        "head_prefix", "journal_prefix", "limits", "line_prefix", "namespace", "outcome_prefix", "partition", "paused",
-        "prefix", "schedules", "state_prefix", "streams", "timers", "versions", "workers",
+        "arrivals_prefix", "asked", "burst_prefix", "checkpoints", "done", "envelope_prefix", "events_prefix", "failed",
+        "forms", "head_prefix", "journal_prefix", "limits", "line_prefix", "marks_prefix", "namespace",
+        "outcome_prefix", "partition", "paused", "prefix", "schedules", "state_prefix", "streams", "timers", "versions",
+        "workers",
     )  # fmt: skip
 
     def __init__(self, namespace: str, partition: int) -> None:
@@ -126,6 +130,8 @@ class Keys:
         self.outcome_prefix = prefix + "o:"
         self.arrivals_prefix = prefix + "d:"
         self.checkpoints = prefix + "k:"
+        self.events_prefix = prefix + "e:"
+        self.marks_prefix = prefix + "m:"
         self.line_prefix = prefix + "s:"
         self.state_prefix = prefix + "v:"
 
@@ -200,3 +206,8 @@ def limit_keys(keys: Keys, limit: str) -> tuple[str, str, str, str]:
     """Return a hash and three zsets of *limit*: its book, its places, its line, what its rate counts."""
     prefix = keys.prefix
     return f"{prefix}l:{limit}", f"{prefix}lu:{limit}", f"{prefix}ll:{limit}", f"{prefix}lw:{limit}"
+
+
+def told_keys(keys: Keys, intent: str) -> tuple[str, str]:
+    """Stream: what watchers of *intent* are told. Hash: how far that and its progress have come."""
+    return keys.events_prefix + intent, keys.marks_prefix + intent

@@ -64,7 +64,21 @@ class _Secret:
     limited = False
 
 
-class MemoryLease:
+class _Telling:
+    _call: Any
+
+    def tell(
+        self, number: int, turn: int, skip: int, most: int, progress: bytes, events: list[bytes], places: list[Any]
+    ) -> Any:
+        """See `Lease.tell`; nothing is dropped."""
+        return self._call("tell", number, turn, skip, progress, events, places)
+
+    def read_marks(self) -> Any:
+        """See `Lease.read_marks`."""
+        return self._call("read_marks")
+
+
+class MemoryLease(_Telling):
     """`redurable.store.lease.Lease` on a `MemoryIntent`; *on_hint* is called at news, *on_cut* when a kill comes."""
 
     def __init__(self, intent: MemoryIntent) -> None:

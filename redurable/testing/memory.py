@@ -1,6 +1,7 @@
 """
 The store's side of one intent, in memory: an exact port of the owner's scripts (claim, record, park, retry, release,
-settle, checkpoint, note, declare, withdraw) and of those that come from outside (interrupt, resolve, redrive, fire).
+settle, checkpoint, tell, note, declare, withdraw) and of those that come from outside (interrupt, resolve, redrive,
+fire).
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class MemoryIntent:
             self.head |= {"status": "CREATED", "wake": start}
         self.body: bytes | None = None  # the envelope of a later turn
         self.cursors: dict[str, bytes] = {}
+        self.told: dict[int, bytes] = {}  # events, by their numbers
+        self.marks: dict[str, Any] = {}
         self.arrivals: dict[str, Any] = {}  # key -> "?", "-", or (seq, what came)
         self.on_ask: Callable[[str], None] | None = None  # told of every promise that is waited for
         self.outcome: Outcome | None = None
@@ -258,6 +261,32 @@ class MemoryIntent:
             return no
         self.cursors[name] = value
         return b"OK"
+
+    def _tell(
+        self, fence: str, number: int, turn: int, skip: int, progress: bytes, events: list[bytes], places: list[Any]
+    ) -> Any:
+        no = self._refused(fence)
+        if no:
+            return no
+        marks, by = self.marks, f"{fence}/{number}"
+        seq = int(marks.get("seq", 0))
+        if marks.get("by") == by:
+            return seq
+        if marks.get("turn", turn) != turn:
+            self.marks = marks = {"p": marks["p"]} if "p" in marks else {}
+        self.told |= dict(enumerate(events, seq + skip + 1))
+        marks |= {
+            "seq": seq + skip + len(events),
+            "by": by,
+            "turn": turn,
+            **dict(zip(*[iter(places)] * 2, strict=True)),
+        }
+        if progress:
+            marks["p"] = progress
+        return marks["seq"]
+
+    def _read_marks(self, fence: str) -> list[Any]:
+        return [word for name, value in self.marks.items() for word in (name.encode(), value)]
 
     def _note(self, fence: str, name: str, value: str) -> bytes:
         no = self._refused(fence)

@@ -9,6 +9,7 @@ import msgspec
 
 from redurable.errors import IntentFailed
 from redurable.model import Entry, ErrorInfo, Outcome, Status, StepDone, StepFailedEntry, StepTried
+from redurable.news import Event, Progress, decode_progress, decode_told
 from redurable.runtime.handlers import HandlerSpec
 from redurable.testing.memory import MemoryIntent
 
@@ -47,6 +48,8 @@ class Run(Generic[R]):
         attempts: How many there were: one, and one more after each crash, retry and wait that was parked.
         elapsed: Seconds of virtual time from sending to the outcome.
         state: What the state of its session holds after it, as plain data.
+        progress: The last that was told of how far it was; None if nothing was.
+        events: What `emit` and stream steps told, with the resets that a crash or a retry brought, as watchers see it.
     """
 
     id: str
@@ -56,6 +59,8 @@ class Run(Generic[R]):
     attempts: int
     elapsed: float
     state: dict[str, Any]
+    progress: Progress | None
+    events: tuple[Event, ...]
     _spec: HandlerSpec
     _outcome: Outcome
 
@@ -72,6 +77,8 @@ class Run(Generic[R]):
             attempts=intent.head.get("attempt", 0),
             elapsed=elapsed_ms / 1000,
             state={name: msgspec.msgpack.decode(value) for name, value in sorted(intent.state.items())},
+            progress=decode_progress(intent.marks["p"]) if "p" in intent.marks else None,
+            events=tuple(_event(seq, told) for seq, told in intent.told.items()),
             _spec=spec,
             _outcome=outcome,
         )
@@ -98,3 +105,9 @@ class Run(Generic[R]):
             elif isinstance(entry, StepFailedEntry):
                 ended.append(StepRun(entry.name, entry.tries, error=entry.error))
         return ended
+
+
+def _event(seq: int, raw: bytes) -> Event:
+    told = decode_told(raw)
+    value = msgspec.msgpack.decode(told.value)
+    return Event(kind=told.kind, seq=seq, at=told.at, step=told.step, offset=told.offset, value=value)

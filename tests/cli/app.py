@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from redurable import Limit, Retry, approval, handler, promise, sleep, step
+from redurable import Limit, Retry, approval, emit, handler, progress, promise, sleep, step
 
 log = logging.getLogger("tests.app")
 slog = structlog.get_logger("tests.app")
@@ -108,6 +108,22 @@ async def by_mail(payload: None) -> bool:
 async def publish(payload: Any) -> list[str]:
     decision = await approval("publish", title="Publish the page?", of=str)
     return [decision.outcome, decision.value, decision.by]
+
+
+@step
+async def tell(n: int) -> int:
+    for i in range(n):
+        emit({"told": i})
+    progress(n, n, "told")
+    return n
+
+
+@handler(queue="telling")
+async def telling(n: int) -> str:
+    progress(1, 4, "begun")
+    await tell(n)
+    progress(2, 4, "half way")
+    return await promise("go on", str)
 
 
 async def plain(payload: Any) -> Any:

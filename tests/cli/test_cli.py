@@ -25,8 +25,8 @@ from tests.cli.test_errors import refused
 
 INTENT_FIELDS = {
     "id", "queue", "type", "status", "reason", "canceling", "paused", "turn", "held", "long", "priority", "attempt",
-    "losses", "worker", "entries", "step", "changed", "labels", "idempotency_key", "session", "created", "start",
-    "version", "forked", "started", "wake", "deadline", "finished", "error",
+    "losses", "worker", "entries", "progress", "step", "changed", "labels", "idempotency_key", "session", "created",
+    "start", "version", "forked", "started", "wake", "deadline", "finished", "error",
 }  # fmt: skip
 
 
@@ -74,7 +74,8 @@ def test_send_remarks_on_a_queue_that_nobody_serves(cli: Cli, worker: Running) -
     said = cli("send", "summ", "[1]")
     assert said.code == 0
     assert (
-        "no worker serves queue 'summ' now (served now: ask, charge, forgetful, fragile, nap, publish, sum)" in said.err
+        "no worker serves queue 'summ' now (served now: ask, charge, forgetful, fragile, nap, publish, sum, telling)"
+        in said.err
     )
 
 
@@ -318,7 +319,9 @@ def test_queues_and_workers_list_what_is_there(cli: Cli, worker: Running) -> Non
         "QUEUE", "QUEUED", "RUNNING", "DELAYED", "WAITING", "UNKNOWN", "SUSPECTS", "OLDEST", "WORKERS"
     ]  # fmt: skip
     (found,) = [w for w in cli("workers", "--json").json if w["alive"]]
-    assert set(found["queues"]) == {"ask", "charge", "forgetful", "fragile", "nap", "narrow", "publish", "sum"}
+    assert set(found["queues"]) == {
+        "ask", "charge", "forgetful", "fragile", "nap", "narrow", "publish", "sum", "telling"
+    }  # fmt: skip
     assert {"id", "host", "pid", "running", "concurrency", "started", "renewed", "python", "release"} < set(found)
     assert any(found["id"] in line and "yes" in line for line in cli("workers").out.splitlines())
 

@@ -30,6 +30,7 @@ from redurable import (
 from redurable.client import Client
 from redurable.codecs import AesGcm, Vault
 from redurable.model import Claimed, Continued, Status, StepDone
+from redurable.news import Place
 from redurable.runtime.handlers import spec_of
 from tests.runtime.world import World, again
 
@@ -84,8 +85,8 @@ async def test_seqs_go_on_through_the_turns(w: World) -> None:
     seen: list[tuple[int, Any]] = []
 
     async def follow() -> None:
-        async for seq, entry in w.client.observe(intent):
-            seen.append((seq, entry))
+        async for place, entry in w.client.observe(intent):
+            seen.append((Place.of(place).entries, entry))
             gate.set()
 
     await asyncio.wait_for(follow(), 15)

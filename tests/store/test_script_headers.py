@@ -85,7 +85,7 @@ def test_a_file_is_short_and_its_lines_too(script: Script) -> None:
 def test_what_frees_memory_runs_when_it_is_full(script: Script) -> None:
     adds = {
         "submit", "schedule", "enter", "record", "checkpoint", "note", "redrive", "wake", "watch", "import",
-        "resolve", "declare", "withdraw", "amend", "resume", "plan", "tick", "occupy", "debounce",
+        "resolve", "declare", "withdraw", "amend", "resume", "plan", "tick", "occupy", "debounce", "tell", "heed",
     }  # fmt: skip
     assert (script.name in adds) == (script.flags == ())
 
@@ -215,7 +215,8 @@ class TestDiagram:
             "wake, fire, cancel,": "SUBMITTED",
             "expire, resolve": "SUBMITTED",
             "park, retry": "WAITING",
-            "record, renew, checkpoint, declare, withdraw, occupy": "IN_PROGRESS",
+            "record, renew, checkpoint, tell,": "IN_PROGRESS",
+            "declare, withdraw, occupy": "IN_PROGRESS",
         }
         for verbs, state in beside.items():
             assert verbs in self.drawing

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from redurable.errors import NotFound, WrongState
-from redurable.model import Ask, encode_entry
+from redurable.forms import Ask
+from redurable.model import encode_entry
 from redurable.store import arrivals
 from tests.store.world import FINAL, NOW_MS, OPEN, STALE, STATES, VALUE, World
 from tests.support.invariants import check

@@ -27,7 +27,7 @@ from redurable.model import (
     encode_entry,
 )
 from redurable.store.keeper import Keeper
-from redurable.store.keys import GROUP, SOLO, UNPINNED
+from redurable.store.keys import GROUP, SOLO, UNPINNED, told_keys
 from redurable.store.lease import Lease, sit
 from redurable.store.scripts import load
 from redurable.store.session import Entry, Session
@@ -64,6 +64,11 @@ IMPORTED: dict[str, Any] = {
     "status": "SUBMITTED", "fields": ["queue", QUEUE, "created", NOW_MS], "entries": [STEP], "kept": [],
     "brought": [],
     "keep": NOW_MS + DAY, "result": "",
+}  # fmt: skip
+CHILD = "0192f0c1-2345-7000-8abc-0123456789ab"
+TOLD: dict[str, Any] = {
+    "number": 1, "turn": 1, "skip": 0, "most": 1000, "life": 60, "progress": b"", "told": [b"a", b"b"],
+    "places": ["e:", 2],
 }  # fmt: skip
 
 
@@ -236,6 +241,7 @@ class World:
             "arrivals": keys.arrivals(intent), "forms": keys.forms, "asked": keys.asked,
             "streams": keys.streams, "view": view, "continuation": keys.stream(QUEUE, UNPINNED),
             "done": keys.done, "failed": keys.failed,
+            **dict(zip(("events", "marks"), told_keys(keys, intent), strict=True)),
             "solo": keys.stream(QUEUE, SOLO), "workers": keys.workers, "streams*": [*self.streams, self.solo],
         }[name]  # fmt: skip
 
@@ -250,6 +256,8 @@ class World:
             return IMPORTED[name]
         if verb in ("resolve", "declare", "withdraw", "relayed") and name in ARRIVAL:
             return ARRIVAL[name]
+        if verb == "tell" and name in TOLD:
+            return TOLD[name]
         length = await self.mux.command("LLEN", self.keys.journal(self.id))
         own = length - (self.lease.base if self.lease else 0)
         return {
@@ -261,7 +269,7 @@ class World:
             "value": b"v", "body": BODY, "queue": QUEUE, "reply": "c1", "digest": "", "deadline": "", "max": "",
             "token": "t1", "channel": self.keys.news(self.id), "worker": WORKER, "owner": WORKER,
             "liveness": "", "idle": 0, "base": self.lease.base if self.lease else 0, "counted": 1,
-            "continue_lane": UNPINNED, "solo_lane": SOLO,
+            "continue_lane": UNPINNED, "solo_lane": SOLO, "child": CHILD,
         }[name]  # fmt: skip
 
     async def _place(self, name: str, verb: str) -> Any:

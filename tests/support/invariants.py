@@ -43,6 +43,8 @@ _KINDS = {
     rf"j:{_ID}": "list",
     rf"k:{_ID}": "hash",
     rf"d:{_ID}": "hash",
+    rf"e:{_ID}": "stream",
+    rf"m:{_ID}": "hash",
     rf"o:{_ID}": "string",
 }
 _FIELDS = {
@@ -196,16 +198,16 @@ async def _check_partition(store: Store, keys: Keys, mine: dict[str, str]) -> Co
         assert kind == expected, f"{keys.prefix}{tail} is a {kind}, not a {expected}"
         lives = await mux.command("TTL", keys.prefix + tail)
         # the state of a session is kept for a while after its last intent; what debounced sends become, a day
-        lasting = tail[:2] not in ("v:", "b:") or f"s{tail[1:]}" in mine
+        lasting = tail[:2] not in ("v:", "b:", "e:") or f"s{tail[1:]}" in mine
         assert (lives == -1) == lasting, f"{keys.prefix}{tail}: {lives} s"
         if tail[:2] == "s:":
             await _check_line(store, keys, keys.prefix + tail)
     intents = {tail[2:] for tail in mine if tail.startswith("i:")}
     for tail in mine:
-        if re.fullmatch(rf"[pjkod]:{_ID}", tail):
+        if re.fullmatch(rf"[pjkodem]:{_ID}", tail):
             assert tail[2:] in intents, f"{keys.prefix}{tail} belongs to no intent"
     known = {raw.decode() for raw in await mux.command("SMEMBERS", keys.streams)}
-    streams = {keys.prefix + tail for tail, kind in mine.items() if kind == "stream"}
+    streams = {keys.prefix + tail for tail, kind in mine.items() if kind == "stream" and tail[:2] != "e:"}
     assert streams <= known, f"streams that nobody would find: {streams - known}"
     places: dict[str, list[str]] = {intent: [] for intent in intents}
     for stream, entry, intent in await entries_of(store, keys):

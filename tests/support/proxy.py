@@ -70,10 +70,12 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def cut(self) -> None:
-        """Reset every open connection, both ways."""
-        for pair in list(self._pairs):
+    def cut(self) -> int:
+        """Reset every open connection, both ways; return how many there were."""
+        pairs = list(self._pairs)
+        for pair in pairs:
             pair.cut()
+        return len(pairs)
 
     def freeze(self) -> None:
         """Let nothing pass in any direction, and close nothing: a cable that was pulled."""

@@ -1,7 +1,7 @@
 -- sweep: COMPLETED | FAILED | CANCELED | TIMED_OUT -> none
 -- Removes a finished intent whose retention is over.
 -- by     worker
--- keys   head envelope journal outcome cursors arrivals view
+-- keys   head envelope journal outcome cursors arrivals events marks view
 -- args   id
 -- reply  OK | EARLY | WRONG_STATE
 -- flags  allow-oom
@@ -14,5 +14,5 @@ if status and not ended(status) then
   return 'WRONG_STATE'
 end
 if owes or (told or ''):sub(1, 1) == '^' then return 'EARLY' end
-remove(id, {view}, head, envelope, journal, outcome, cursors, arrivals)
+remove(id, {view}, head, envelope, journal, outcome, cursors, arrivals, events, marks)
 return 'OK'
