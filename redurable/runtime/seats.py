@@ -33,7 +33,7 @@ __all__ = ["Seats", "admitted", "call_up", "kept", "leave", "put_down_waiting", 
 
 T = TypeVar("T")
 _SOON, _LATER, _INSIDE = 900, 5000, 250  # ms until it asks again, should it not be called up
-_LEAST_SLACK, _MOST_SLACK = 10_000, 1_000_000  # us
+_LEAST_SLACK, _MOST_SLACK, _SLACK = 20_000, 1_000_000, 20  # us, us, and which part of a rate's time
 _BEFORE = (b"\x06", b"\x07")  # the tags of `Claimed` and `AttemptFailed`
 
 
@@ -53,7 +53,7 @@ class _Seat:
     async def take(self) -> str:
         """Ask for the place; return OK, a refusal, or "" if it stands in line now."""
         shortest = min((w.per_us for w in self.place.limits if w.rate), default=0)
-        slack = min(_MOST_SLACK, max(_LEAST_SLACK, shortest // 50)) if self.rated else 0
+        slack = min(_MOST_SLACK, max(_LEAST_SLACK, shortest // _SLACK)) if self.rated else 0
         while True:
             ask = f"{self.place.lease.epoch}.{next(self._numbers)}" if self.rated else ""
             sent = monotonic()

@@ -9,6 +9,8 @@ timers    10,000 timers (--intents) at random in 20 s (--steps), 3 workers, two 
 races     20 races (--intents) of a promise against a timer, each replayed 100 times after kills (--kills)
 turns     one intent of 100,000 turns (--steps) by continue_as_new
 turmoil   everything at once over 60 (--intents) random programs: 40 strokes of fate (--kills), 3 operators (--steps)
+limits    200 over 800 intents (--intents) of 8 keys, 5 of each at a time, and their steps, 3 of each at a time
+rate      30 over 150 intents (--intents) of 40 steps (--steps), which begin at most 100 times in any second
 bulk      100,000 intents (--intents), half of them parked, cancelled by one call
 
 Each takes some minutes and prints its figures as JSON. It fails (exit code 1) if anything that the drill's function
@@ -26,6 +28,7 @@ from typing import Any
 
 from tests.crash.branching import cancel_drill, tree_drill
 from tests.crash.killing import Drill, drill
+from tests.crash.limiting import limit_drill, rate_drill
 from tests.crash.many import bulk_drill, turn_drill
 from tests.crash.queueing import session_drill
 from tests.crash.timing import race_drill, timer_drill
@@ -39,6 +42,8 @@ _DRILLS: dict[str, tuple[_Play, Drill]] = {
     "cancel": (cancel_drill, Drill(100, 2, 10, pace=0.5, pause=0.5, concurrency=100, within=1800)),
     "timers": (timer_drill, Drill(10_000, 20, 2, pace=0.0, pause=0.0, concurrency=100, within=600)),
     "races": (race_drill, Drill(20, 0, 100, pace=0.0, pause=0.1, concurrency=100, within=1800)),
+    "limits": (limit_drill, Drill(800, 4, 200, pace=0.3, pause=0.5, concurrency=20, within=1800)),
+    "rate": (rate_drill, Drill(150, 40, 30, pace=0.7, pause=0.0, concurrency=20, within=1800)),
     "turns": (turn_drill, Drill(1, 100_000, 0, pace=0.0, pause=0.0, concurrency=100, within=1800)),
     "turmoil": (turmoil_drill, Drill(60, 3, 40, pace=0.5, pause=0.0, concurrency=50, within=60)),
     "bulk": (bulk_drill, Drill(100_000, 0, 0, pace=0.0, pause=0.0, concurrency=100, within=600)),

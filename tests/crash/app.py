@@ -8,16 +8,19 @@ many processes never mix and a SIGKILL leaves whole lines only. Events that test
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from redurable import (
+    Limit,
     Retry,
     call,
     compensate,
@@ -62,6 +65,16 @@ def note(name: str) -> None:
     """Leave a line in the ledger: the body of the step *name* begins."""
     here = current()
     os.write(_ledger, f"{time.monotonic():.6f} {os.getpid()} {here.epoch} {here.id} {name}\n".encode())
+
+
+@contextlib.contextmanager
+def visit(room: str) -> Iterator[None]:
+    """Leave a line at the beginning and at the end."""
+    note(f"in:{room}")
+    try:
+        yield
+    finally:
+        note(f"out:{room}")
 
 
 async def gate(name: str) -> None:
@@ -250,3 +263,31 @@ async def turns(payload: dict[str, Any]) -> int:
 async def asks(payload: None) -> int:
     """Waits for a promise that nobody keeps."""
     return await promise("never", int)
+
+
+@step(id=lambda key, n, *_: str(n), limit=Limit("inner", concurrency=3, key="key"))
+async def inner(key: str, n: int, pause: float) -> int:
+    with visit(f"step:{key}"):
+        await asyncio.sleep(pause)
+    return n
+
+
+@handler(queue="keyed", limit=Limit(concurrency=5, key="key"), max_delivery_attempts=20)
+async def keyed(payload: dict[str, Any]) -> int:
+    """*n* steps of *pause* seconds each; five of a key at a time, and three of its steps."""
+    with visit(f"handler:{payload['key']}"):
+        if "gate" in payload:
+            await gate(payload["gate"])
+        return sum([await inner(payload["key"], n, payload.get("pause", 0.0)) for n in range(payload["n"])])
+
+
+@step(id=lambda n: str(n), limit=Limit("api", rate=100, per=1.0))
+async def call_api(n: int) -> int:
+    note(f"api:{time.time():.6f}")  # the server is on this machine: its clock
+    return n
+
+
+@handler(queue="metered", max_delivery_attempts=20)
+async def metered(payload: dict[str, Any]) -> int:
+    """*n* steps that all share a rate."""
+    return sum([await call_api(n) for n in range(payload["n"])])

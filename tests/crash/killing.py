@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,8 +51,8 @@ def _enough(fleet: Fleet, gone: set[int]) -> list[int]:
     return alive if len(alive) >= 4 else []
 
 
-async def strike(fleet: Fleet, plan: Drill) -> set[int]:
-    """Kill one at a time, at a moment that it cannot know; go on when there are four again."""
+async def strike(fleet: Fleet, plan: Drill, before: Callable[[int], None] | None = None) -> set[int]:
+    """Kill one at a time, at a moment that it cannot know, and tell *before*; go on when there are four again."""
     dice = random.Random(plan.seed)
     gone: set[int] = set()
     while len(gone) < plan.kills:
@@ -59,6 +60,8 @@ async def strike(fleet: Fleet, plan: Drill) -> set[int]:
         # whoever took over has to get a step done: three losses without progress would end an intent, rightly
         await asyncio.sleep(0.25 + dice.uniform(0, 2) * plan.pace)
         victim = dice.choice(victims)
+        if before is not None:
+            before(victim)
         os.kill(victim, signal.SIGKILL)
         gone.add(victim)
         if any(p.pid == victim for p in fleet.processes):
