@@ -1,8 +1,9 @@
 """
 Everything at once: random programs, operators who cancel, pause, kill, retry and answer, and a machine that fails.
 
-Processes are killed and frozen, the server is frozen, its scripts are flushed, its connections cut. In the end the
-operators resume and answer whatever waits: then everything has to end, within a bound, and the books have to agree.
+Processes are killed and frozen; the server is frozen, killed and restarted, its scripts flushed, its connections cut.
+In the end the operators resume and answer whatever waits: then everything has to end, within a bound, and the books
+have to agree.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ async def _fate(fleet: Fleet, server: PrivateServer, plan: Drill, dice: random.R
     strokes: Counter[str] = Counter()
     for _ in range(plan.kills):
         await asyncio.sleep(0.2 + dice.uniform(0, 2) * plan.pace)
-        stroke = dice.choice(("kill", "kill", "kill", "freeze", "server", "flush", "cut"))
+        stroke = dice.choice(("kill", "kill", "kill", "freeze", "server", "restart", "flush", "cut"))
         strokes[stroke] += 1
         alive = [p for p in fleet.processes if p.alive]
         victim = dice.choice(alive)
@@ -103,6 +104,10 @@ async def _fate(fleet: Fleet, server: PrivateServer, plan: Drill, dice: random.R
                 os.kill(server.pid, signal.SIGSTOP)
                 await asyncio.sleep(dice.uniform(0.1, 1.5))
                 os.kill(server.pid, signal.SIGCONT)
+            case "restart":
+                server.kill()
+                await asyncio.sleep(dice.uniform(0.1, 1))
+                await asyncio.to_thread(server.start)
             case "flush":
                 await store.mux.command("SCRIPT", "FLUSH")
             case "cut":
