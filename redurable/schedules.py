@@ -14,7 +14,7 @@ from redurable.codecs.base import Vault
 from redurable.config import max_payload
 from redurable.errors import NotFound
 from redurable.model import Status
-from redurable.runtime.scheduling import Declaration, ScheduleOptions, plan_of
+from redurable.runtime.scheduling import ScheduleOptions, plan_of
 from redurable.store import inspection, schedules
 from redurable.store.keys import check_queue
 from redurable.store.schedules import Plan, Stored, alter, fresh
@@ -174,17 +174,14 @@ def _gone(name: str, stored: Stored | None) -> dict[str, Any]:
     return {}
 
 
-async def declare(store: Store, vault: Vault | None, spec: Any, declaration: Declaration) -> None:
-    """Put what the handler *spec* declares, if it is not there yet as it stands."""
-    plan = await plan_of(
-        spec, declaration.payload, limit=max_payload(), vault=vault, declared=spec.name, **declaration.options
-    )
+async def declare(store: Store, name: str, plan: Plan) -> None:
+    """Put the *plan* that a handler declares, if it is not there yet as it stands."""
 
     def change(stored: Stored | None, now: int) -> dict[str, Any] | None:
         same = stored is not None and _bare(stored.plan) == _bare(plan)
-        return None if same else _put(declaration.name, plan, stored, now)
+        return None if same else _put(name, plan, stored, now)
 
-    await alter(store, declaration.name, change)
+    await alter(store, name, change)
 
 
 def _bare(plan: Plan) -> Plan:

@@ -179,9 +179,10 @@ def schedule(
     """
     Run a handler by the clock: whoever serves it puts the schedule when it starts, as `client.schedules.put` does.
 
-    The same declaration changes nothing, a changed one takes its place: the worker that started last is right. What an
-    operator paused stays paused. A schedule that is not declared any more goes on until it is deleted. Several may
-    stand on one handler, with names of their own. The function itself stays as it is.
+    The same declaration changes nothing, a changed one takes its place: the worker that started last is right, and with
+    deployment versions the current one alone declares. What an operator paused stays paused. A schedule that is not
+    declared any more goes on until it is deleted. Several may stand on one handler, with names of their own. The
+    function itself stays as it is.
 
     Args:
         name: Of the schedule; by default the handler's "module.function".

@@ -17,14 +17,15 @@ import msgspec
 from redurable.clock import now_ms
 from redurable.errors import ConfigurationError
 from redurable.runtime.handlers import HandlerSpec
-from redurable.runtime.scheduling import declarations
+from redurable.runtime.scheduling import declarations, plan_of
 from redurable.schedules import declare
 from redurable.store.inspection import WorkerInfo, workers
+from redurable.store.schedules import Plan
 
 if TYPE_CHECKING:
     from redurable.worker.worker import Worker
 
-__all__ = ["RELEASE", "by_queue", "check_queues", "declare_schedules", "describe"]
+__all__ = ["RELEASE", "by_queue", "check_queues", "declared", "describe"]
 
 RELEASE = "0.1.0"
 
@@ -85,8 +86,34 @@ async def check_queues(worker: Worker) -> None:
                 )
 
 
-async def declare_schedules(worker: Worker) -> None:
-    """Put the schedules that the handlers of *worker* declare; what is there already stays as it is."""
+class Declared:
+    """
+    The schedules that the handlers of *worker* declare, as *plans*: (queue, name, plan).
+
+    They are put by who serves the queue's current version alone: once when it starts, or when its version becomes that.
+    """
+
+    def __init__(self, worker: Worker, plans: list[tuple[str, str, Plan]]) -> None:
+        self._worker = worker
+        self._plans = plans
+        self._current: frozenset[str] = frozenset()
+
+    async def put(self) -> None:
+        """Put those of queues that have come to this worker's version; what is there as it stands stays."""
+        gates = self._worker.gates
+        before, self._current = self._current, frozenset(self._worker.handlers) - gates.foreign
+        for queue, name, plan in self._plans:
+            if queue in self._current - before:
+                await declare(self._worker.store, name, plan)
+
+
+async def declared(worker: Worker) -> Declared:
+    """Return what the handlers of *worker* declare; ConfigurationError or SerialisationError if it cannot be."""
+    plans = []
     for spec in [spec for types in worker.handlers.values() for spec in types.values()]:
-        for declaration in declarations(spec.function):
-            await declare(worker.store, worker.settings.vault, spec, declaration)
+        for said in declarations(spec.function):
+            plan = await plan_of(
+                spec, said.payload, limit=worker.limit, vault=worker.settings.vault, declared=spec.name, **said.options
+            )
+            plans.append((spec.queue, said.name, plan))
+    return Declared(worker, plans)

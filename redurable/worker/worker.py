@@ -47,7 +47,7 @@ from redurable.worker.overdue import overdue
 from redurable.worker.pace import BUSY, Pace
 from redurable.worker.peers import peers, recover_worker
 from redurable.worker.reconcile import reconcile
-from redurable.worker.registry import by_queue, check_queues, declare_schedules
+from redurable.worker.registry import by_queue, check_queues, declared
 from redurable.worker.renew import Renewer
 from redurable.worker.retention import retention
 from redurable.worker.settings import Settings, new_worker_id
@@ -192,7 +192,7 @@ class Worker:
                 *(self._subscriber.subscribe(k.timers) for k in keys),
             )
             await check_queues(self)
-            await declare_schedules(self)
+            self._declared = await declared(self)
             for module in self._modules:
                 await self.resources.enter(module)
             for keeper in self.keepers:
@@ -363,6 +363,7 @@ class Worker:
     async def _look_at_gates(self) -> None:
         await deploy(self.keepers, self.queues)
         await self.gates.look(self.store, self.queues, self.id)
+        await self._declared.put()
 
     def _on_message(self, channel: str, data: bytes) -> None:
         if channel == self.store.keys[0].hints(self.id):

@@ -90,6 +90,39 @@ async def test_a_changed_declaration_takes_its_place(w: World) -> None:
     await w.stop(worker)
 
 
+async def test_the_current_version_alone_declares(w: World) -> None:
+    def served(cron: str) -> HandlerSpec:
+        async def main(n: int) -> int:
+            return n
+
+        return spec_of(schedule(name="mine", cron=cron, payload=1)(main), QUEUE)
+
+    async def cron() -> str | None:
+        return (await w.client.schedules.get("mine")).cron
+
+    await w.serve_specs(served("0 0 1 1 *"), version="v1")
+    assert await cron() == "0 0 1 1 *"
+    await w.serve_specs(served("0 0 2 1 *"), version="v2")
+    assert await cron() == "0 0 2 1 *"
+    await w.serve_specs(served("0 0 1 1 *"), version="v1")
+    assert await cron() == "0 0 2 1 *", "a worker of the old version came back"
+    await w.client.deployments.promote(QUEUE, "v1")
+    async with asyncio.timeout(10):
+        while await cron() != "0 0 1 1 *":
+            await asyncio.sleep(0.01)
+
+
+async def test_a_declaration_whose_payload_does_not_fit_keeps_the_worker_away(w: World) -> None:
+    @schedule(every=5, payload="seven")
+    async def main(n: int) -> int:
+        return n
+
+    with pytest.raises(SerialisationError):
+        await w.serve_specs(spec_of(main, QUEUE), version="v1")
+    assert await w.client.schedules.list() == []
+    assert await w.client.deployments.list() == []
+
+
 async def test_a_payload_is_sealed_in_the_schedule_and_opened_by_the_handler(w: World) -> None:
     codec = AesGcm({"k1": bytes(32)}, current="k1")
 

@@ -21,17 +21,22 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redurable.config import parse_url
 from redurable.ids import derived_id
 from redurable.model import AttemptFailed, ErrorInfo, encode_entry
+from redurable.options import Debounce
 from redurable.store import control
+from redurable.store.bursts import Burst
 from redurable.store.keeper import Keeper, Pending
 from redurable.store.keys import SOLO, UNPINNED
 from redurable.store.lease import Lease
+from redurable.store.schedules import Plan, alter, fire, fresh, read
 from redurable.store.server import PrivateServer
 from redurable.store.store import Store
+from redurable.ticks import Rhythm, due
 from tests.store.world import BODY, FINAL, NOW_MS, QUEUE, STEP, World, result_of
 from tests.support.invariants import check_all
 
 WORKERS = ("w1", "w2", "w3")
 KEEP = 5000
+EVERY = 400  # ms
 _counter = itertools.count(1)
 
 
@@ -55,6 +60,7 @@ class Intent:
     lease: Lease | None = None
     cursor: bytes | None = None
     removal: int = 0
+    until: int | None = None  # the end of its burst
 
     def give_up(self) -> None:
         """Its attempt is over: the lease is dead."""
@@ -101,6 +107,11 @@ class Machine(RuleBasedStateMachine):
         self.keepers = {name: Keeper(self.store, 0, name) for name in WORKERS}
         self.streams = [*self.world.streams, self.world.solo]
         await self.keepers["w1"].open(self.streams)
+        self.plan = Plan(rhythm=Rhythm(every=EVERY), queue=QUEUE, overlap="skip", window=10 * EVERY)
+        self.next, self.last, self.missed, self.skipped = self.now // EVERY * EVERY + EVERY, "", 0, 0
+        begun: dict[str, Any] = {"plan": self.plan, "status": "ACTIVE", **fresh(self.plan, "drum", self.now)}
+        await alter(self.store, "drum", lambda stored, now: begun)
+        self.burst = ""
         call = self.store.mux.call
 
         def remember(*args: Any) -> Any:
@@ -168,6 +179,50 @@ class Machine(RuleBasedStateMachine):
             "CREATED" if delay else "SUBMITTED", lane, most=most or 3,
             deadline=None if deadline is None else self.now + deadline, start=self.now + delay if delay else None,
         )  # fmt: skip
+        self.again(data)
+
+    @rule(data=st.data(), lane=st.sampled_from(["q:high", "q:normal"]), deadline=st.sampled_from([None, 200]))
+    @precondition(lambda self: len(self.intents) < 7)
+    def debounce(self, data: Any, lane: str, deadline: int | None) -> None:
+        burst = Burst(self.store, Debounce(0.3, within=0.7), "", "")
+        due = "" if deadline is None else f"+{deadline}"
+
+        async def send() -> bytes:
+            return bytes(await burst.submit("", BODY, QUEUE, lane, reply="c1", deadline=due))
+
+        assert self.run(send()) == b"OK"
+        open_one = self.intents.get(self.burst)
+        takes = open_one is not None and open_one.status == "CREATED"
+        assert (burst.intent == self.burst) == takes
+        until = open_one.until if open_one is not None and takes else self.now + 700
+        assert until is not None
+        self.burst = burst.intent
+        self.intents[self.burst] = Intent(
+            "CREATED", lane, deadline=None if deadline is None else self.now + deadline,
+            start=min(self.now + 300, until), until=until,
+        )  # fmt: skip
+        self.again(data)
+
+    @rule(data=st.data())
+    @precondition(lambda self: len(self.intents) < 7)
+    def tick(self, data: Any) -> None:
+        todo = due(self.plan.rhythm, "drum", self.next, self.now, self.plan.catch_up, self.plan.window)
+        word = self.run(fire(self.store, "drum", self.now))
+        if todo is None:
+            assert word == "STALE"
+            return
+        assert todo.next is not None
+        self.next, self.missed = todo.next, self.missed + todo.missed
+        before = self.intents.get(self.last)
+        if before is not None and before.status not in FINAL:
+            assert word == "SKIPPED"
+            self.skipped += 1
+        else:
+            assert word == "OK"
+            stored = self.run(read(self.store, "drum"))
+            assert (stored.next, stored.missed, stored.skipped) == (self.next, self.missed, self.skipped)
+            self.last = stored.last
+            self.intents[self.last] = Intent("SUBMITTED", "q:normal")
         self.again(data)
 
     @rule(data=st.data())
@@ -356,9 +411,10 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def timers(self, data: Any) -> None:
         ids, _ = self.run(self.keepers["w1"].due(self.now, 100))
+        drum = {"@drum"} if self.next <= self.now else set()
         due = {i for i, m in self.intents.items() if (at := self.due(m)) is not None and at <= self.now}
-        assert set(ids) == due
-        for intent in ids:
+        assert set(ids) == due | drum
+        for intent in [i for i in ids if i not in drum]:
             model = self.intents[intent]
             word = self.run(self.keepers["w2"].fire(self.store, intent))
             others = [at for at in (model.start, model.wake) if at is not None]
