@@ -16,7 +16,7 @@ from typing import Any
 from redurable.clock import now_ms
 from redurable.config import Address, check_namespace
 from redurable.errors import ConfigurationError, NotFound, WrongState
-from redurable.ids import partition_of
+from redurable.ids import partition_in, partition_of
 from redurable.model import CancelRequested, ErrorInfo, Outcome, Reopened, Status, encode_entry
 from redurable.store.keys import Keys, check_queue, continuations, meta_key
 from redurable.store.multiplexer import Identity, Multiplexer
@@ -131,11 +131,12 @@ class Store:
         entry: Entry | None = None,
     ) -> asyncio.Future[Any]:
         """
-        Store an intent; the answer is OK, EXISTS or CONFLICT; for a session's *entry* also QUEUED, BUSY or FULL.
+        Store an intent under an id that `ids` made; the answer is OK, EXISTS or CONFLICT.
 
+        With a session's *entry* it is also QUEUED, BUSY or FULL.
         *deadline* is ms since 1970 as text, or "+ms" from the server's now; with *delay_ms* it starts later.
         """
-        keys = self.keys_of(intent)
+        keys = self.keys[partition_in(intent)]
         limit = "" if max_losses is None else max_losses
         places: tuple[str, ...]
         args: tuple[Any, ...] = (intent, body, queue, lane, reply, digest, deadline, limit)
