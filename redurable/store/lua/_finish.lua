@@ -15,7 +15,9 @@ local function finish(keys, id, status, result, keep, channels, told)
   local parent = told[1] and told[1]:sub(1, 1) == '^'
   redis.call('HDEL', head, 'at', 'base', parent and 'at' or 'reply', 'watch', 'wake', 'start', 'reason', 'cursors',
     'paused')
-  redis.call('ZADD', keys.view, now_ms() + keep, id)
+  local seen = together('ZADD', keys.view)
+  seen[#seen + 1] = now_ms() + keep
+  seen[#seen + 1] = id
   if parent or told[7] then
     rearm(head, keys.timers, id)
   elseif told[3] or told[4] or told[5] then

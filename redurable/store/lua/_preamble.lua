@@ -38,9 +38,19 @@ local function moment(text)
   if text:sub(1, 1) == '+' then return now_ms() + tonumber(text) end
   return tonumber(text)
 end
+-- What all items of a call do alike is one command, given once at the call's end: answers its words, to be added to.
+local alike = {}
+local function together(verb, key, group)
+  local name = verb .. key
+  if not alike[name] then
+    alike[name] = {verb, key, group}
+    alike[#alike + 1] = alike[name]
+  end
+  return alike[name]
+end
 local function drop(stream, entry)
-  redis.call('XACK', stream, 'rd', entry)
-  redis.call('XDEL', stream, entry)
+  table.insert(together('XACK', stream, 'rd'), entry)
+  table.insert(together('XDEL', stream), entry)
 end
 local function ended(status)
   return status == 'COMPLETED' or status == 'FAILED' or status == 'CANCELED' or status == 'TIMED_OUT'

@@ -1,5 +1,5 @@
 -- Removes all that a finished intent still has: its keys and its place in a view.
 local function remove(id, views, ...)
-  redis.call('DEL', ...)
+  redis.call('UNLINK', ...)
   for _, view in ipairs(views) do redis.call('ZREM', view, id) end
 end

@@ -21,7 +21,7 @@ for i = 1, #known, 2 do
   digests[known[i]] = known[i + 1]:match('^=%d+:(.*)$')
   if known[i + 1]:sub(1, 1) == '?' then redis.call('ZREM', asked, id .. '/' .. known[i]) end
 end
-redis.call('DEL', journal, cursors, arrivals)
+redis.call('UNLINK', journal, cursors, arrivals)
 redis.call('RPUSH', journal, first)
 for i = 1, #kept, 2 do
   local seq = redis.call('RPUSH', journal, kept[i + 1])

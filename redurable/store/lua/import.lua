@@ -15,7 +15,7 @@ local function fill(command, key, words)
   end
 end
 redis.call('SET', envelope, body)
-redis.call('DEL', journal, cursors, arrivals)
+redis.call('UNLINK', journal, cursors, arrivals)
 fill('RPUSH', journal, entries)
 fill('HSET', cursors, kept)
 fill('HSET', arrivals, brought)
