@@ -176,8 +176,8 @@ async def _judge(fleet: Fleet, intents: list[str]) -> None:
         for entry in entries:
             if isinstance(entry, Claimed):
                 epoch = int(entry.epoch)
-            elif isinstance(entry, StepDone) and entry.name == "work":
-                epochs = [0 if e < first else e for e in ran[intent, f"work:{entry.n}"]]
+            elif isinstance(entry, StepDone) and entry.name in ("work", "rationed"):
+                epochs = [0 if e < first else e for e in ran[intent, f"{entry.name}:{entry.n}"]]
                 assert epochs, f"{intent}: {entry.n} was recorded and never ran"
                 assert max(epochs) <= epoch, f"{intent}: {entry.n} recorded in {epoch}, ran in {epochs}"
                 assert len(set(epochs)) == len(epochs), f"{intent}: {entry.n} ran twice in an attempt: {epochs}"

@@ -6,7 +6,21 @@ import asyncio
 import random
 from typing import Any
 
-from redurable import Retry, call, compensate, current, handler, promise, race, sleep, state, step
+from redurable import (
+    Limit,
+    Retry,
+    call,
+    compensate,
+    current,
+    emit,
+    handler,
+    progress,
+    promise,
+    race,
+    sleep,
+    state,
+    step,
+)
 from tests.crash.app import note
 
 __all__ = ["PROMISES", "QUEUE", "expected", "program", "turmoil"]
@@ -23,7 +37,9 @@ def program(seed: int, depth: int) -> list[Op]:
     dice.shuffle(names)
     ops: list[Op] = []
     for _ in range(dice.randint(3, 8)):
-        kind = dice.choice(("work", "gather", "nap", "promise", "race", "child", "children", "state", "raise"))
+        kind = dice.choice(
+            ("work", "gather", "nap", "promise", "race", "child", "children", "state", "raise", "limited")
+        )
         if kind in ("promise", "race"):
             if names:
                 ops.append((kind, names.pop()))
@@ -56,6 +72,14 @@ async def work(name: str, pause: float) -> int:
     return 1
 
 
+@step(id=lambda name, *_: name, limit=Limit("taps", concurrency=3, rate=30, per=1.0))
+async def rationed(name: str, pause: float) -> int:
+    note(f"rationed:{name}")
+    progress(1, 2)
+    await asyncio.sleep(pause)
+    return 1
+
+
 @step(id=lambda name: name)
 async def undo(name: str) -> None:
     note(f"undo:{name}")
@@ -72,6 +96,9 @@ async def turmoil(payload: dict[str, int]) -> int:
                 compensate(undo, f"{n}")
             case "gather":
                 total += sum(await asyncio.gather(*(work(f"{n}.{k}", 0.02 * k) for k in range(what))))
+            case "limited":
+                emit({"op": n})
+                total += await rationed(f"{n}", what / 10)
             case "nap":
                 await sleep(what)
                 total += 1
