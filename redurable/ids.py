@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 import time
+from array import array
 from typing import Generic, TypeVar
 
 from redurable.errors import NotFound
@@ -43,7 +43,7 @@ def _random() -> int:
     try:
         return _chance.pop()
     except IndexError:
-        fresh = struct.unpack("512Q", os.urandom(4096))
+        fresh = array("Q", os.urandom(4096))
         _chance.extend(fresh[1:])
         return fresh[0]
 
