@@ -296,12 +296,13 @@ class Called(_Call, tag=21):
     abandoned: list[tuple[str, str, int | str]] = []
 
 
-class Continued(msgspec.Struct, array_like=True, tag=30):
-    """The first entry of a turn after the first: `turn` is its number, `before` how many entries its past had."""
+class Continued(msgspec.Struct, array_like=True, omit_defaults=True, tag=30):
+    """A turn after the first: its number, how many entries its past had, children that the last one left open."""
 
     at: int
     turn: int
     before: int
+    left: list[str] = []
 
 
 class Patched(msgspec.Struct, array_like=True, tag=40):

@@ -142,7 +142,7 @@ def _detail(entry: Entry) -> dict[str, Any]:
     if isinstance(entry, Compensating):
         return {"status": entry.status.value, "error": None if entry.error is None else error_fields(entry.error)}
     if isinstance(entry, Continued):
-        return {"turn": entry.turn, "before": entry.before}
+        return {"turn": entry.turn, "before": entry.before, "left": entry.left}
     if isinstance(entry, Patched):
         return {"change": entry.change}
     if isinstance(entry, Forked):

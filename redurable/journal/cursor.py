@@ -104,6 +104,7 @@ class Cursor:
         self.cancel: CancelRequested | None = None
         self.turn = 1
         self.before = 0  # entries of earlier turns
+        self.left: list[str] = []  # children of the turn before that had not ended
         self.began = 0  # what time it was at the beginning, if that is not when its first attempt was
         self.forks: list[tuple[int, str]] = []  # up to so many entries applied, chance is drawn from this
         self.failures = 0  # attempts that failed since the last operator's retry, which voids those before
@@ -153,7 +154,7 @@ class Cursor:
         elif isinstance(entry, AttemptFailed):
             self.failures += 1
         elif isinstance(entry, Continued):
-            self.turn, self.before, self.began = entry.turn, entry.before, entry.at
+            self.turn, self.before, self.began, self.left = entry.turn, entry.before, entry.at, entry.left
         elif isinstance(entry, Forked):
             self.forks.append((len(self._entries), entry.seed))
             self.began = self.began or entry.began

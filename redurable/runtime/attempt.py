@@ -60,7 +60,7 @@ from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.sealed import SealedRecorder
 from redurable.runtime.seats import Seats, admitted, kept, put_down_waiting, wanted_of
-from redurable.runtime.turns import begin_turn
+from redurable.runtime.turns import begin_turn, part
 from redurable.runtime.undo import undo
 from redurable.store.courier import relay
 from redurable.store.lease import Lease
@@ -116,7 +116,6 @@ class Attempt:
         self.stand_ins: Mapping[str, StandIn] = {}  # by step: called instead of its body
         self.timed = gathered("step.seconds", lease.queue)
         self.owes = False  # others are to be told when it ends
-        self.noted = False  # the head says so
         self.task: asyncio.Task[None] | None = None
         self.ended = ""
         self._resources = resources
@@ -221,6 +220,8 @@ class Attempt:
         if lease.base:
             await self.recorder.load()
         self._cursor.last_at = self._cursor.began or lease.started
+        if self._cursor.left:
+            part(self)
         self.conductor.begin()
         value: Any = None
         failure: BaseException | None = None

@@ -21,6 +21,7 @@ from redurable.errors import (
     CodecError,
     ConfigurationError,
     ContinuedAsNew,
+    Fenced,
     IntentFailed,
     NotFound,
     RedurableError,
@@ -43,8 +44,8 @@ from redurable.runtime.steps import perform
 from redurable.runtime.turns import seed_of
 from redurable.store.bursts import burst_of
 from redurable.store.courier import tell
+from redurable.store.deadlocks import check_deadlock
 from redurable.store.inspection import outcome
-from redurable.store.sessions import check_deadlock
 from redurable.store.store import Store
 from redurable.tasks import background
 
@@ -96,15 +97,42 @@ class _Child:
             shared = spec_of(self.to).shared
         return None if shared else self.options.get("key")
 
-    async def submit(self, waited: bool) -> None:
-        """Store the child; again is no matter."""
+    async def submit(self, waited: bool) -> bool:
+        """Store the child; again is no matter. Return whether it stands in its session's line."""
         attempt, payload = self.attempt, self.payload
         if attempt.vault is not None:
             payload = await attempt.vault.wrap(payload, attempt.limit)
         parent = attempt.lease.id
         reply = f"^{parent}" if waited else ""
         _, answer = submit(self.store, attempt.limit, reply, self.to, payload, child=(self.id, parent), **self.options)
-        accepted(await answer, self.to, self.options)
+        word = await answer
+        accepted(word, self.to, self.options)
+        return bool(word == b"QUEUED")
+
+    async def start(self) -> None:
+        """
+        Store the child that its parent is to wait for, and have the parent's end find it, should that be next.
+
+        Raises:
+            Fenced: The parent is another attempt's by now.
+            UsageError: SESSION_DEADLOCK; the child is there, and waits in line.
+        """
+        lease, line = self.attempt.lease, self.line
+        if line is not None:
+            await check_deadlock(self.store, lease.id, self.queue, line)
+        # both leave together: a process that dies now has not written yet that it has called this child
+        told = lease.declare(self.id, len(self.attempt.conductor.cursor))
+        try:
+            queued = await self.submit(True)
+        finally:
+            word = await told
+        if word != b"OK":
+            with contextlib.suppress(NotFound):
+                if await outcome(self.store, lease.id) is not None:  # it has ended, and told only those it knew of
+                    await self.cancel()
+            raise Fenced(word.decode())
+        if line is not None and queued:
+            await check_deadlock(self.store, lease.id, self.queue, line)
 
     async def cancel(self) -> None:
         """Ask the child to end, if it was stored."""
@@ -196,12 +224,10 @@ async def _start(child: _Child, held: Call) -> None:
     attempt = child.attempt
     conductor = attempt.conductor
     try:
-        if not attempt.noted:
-            attempt.noted = True
-            attempt.lease.note("owes", "1")
-        if (key := child.line) is not None:
-            await check_deadlock(child.store, attempt.lease.id, child.queue, key)
-        await child.submit(True)
+        await child.start()
+    except Fenced as fenced:
+        attempt.lost(str(fenced))
+        return
     except StoreError as error:
         attempt.lost(f"STORE_ERROR: {error}")
         return
@@ -210,6 +236,7 @@ async def _start(child: _Child, held: Call) -> None:
         return
     except RedurableError as error:  # it cannot be: its session is busy, say; that is its outcome
         await tell(child.store, attempt.lease.id, child.id, Outcome(Status.FAILED, error=ErrorInfo.of(error)))
+        await child.cancel()
         return
     if held.state == ABANDONED or isinstance(conductor.signal, ContinuedAsNew):
         await child.cancel()

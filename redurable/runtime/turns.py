@@ -19,13 +19,14 @@ from redurable.codec import NIL, encode
 from redurable.errors import ContinuedAsNew, RedurableError
 from redurable.events import emit
 from redurable.journal.left import running, unused
-from redurable.model import Continued, Envelope, encode_entry
+from redurable.model import Continued, Envelope, Reason, encode_entry
 from redurable.runtime.promises import handler_scope
+from redurable.tasks import background
 
 if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
 
-__all__ = ["begin_turn", "chance_of", "continue_as_new", "seed_of", "turn_seed"]
+__all__ = ["begin_turn", "chance_of", "continue_as_new", "part", "seed_of", "turn_seed"]
 
 
 def continue_as_new(payload: Any = None) -> NoReturn:
@@ -68,6 +69,19 @@ def chance_of(attempt: Attempt) -> str:
     return next((seed for place, seed in cursor.forks if cursor.applied < place), "") or seed_of(attempt)
 
 
+def part(attempt: Attempt) -> None:
+    """Have the children end that the turn before left open, unless this turn has come so far that they were told."""
+    attempt.owes = True  # what has not heard it by then is told when this one ends
+    if not attempt.recorder.cursor.replaying:
+        for child in attempt.recorder.cursor.left:
+            background(_end(attempt, child), "cancel a child")
+
+
+async def _end(attempt: Attempt, child: str) -> None:
+    with contextlib.suppress(RedurableError):
+        await attempt.lease.store.cancel(child, "its parent began its next turn")
+
+
 async def begin_turn(attempt: Attempt, payload: bytes) -> str:
     """Begin the next turn of *attempt*'s intent; return the script's word, NEWS with the news taken."""
     recorder, lease, vault = attempt.recorder, attempt.lease, attempt.vault
@@ -79,7 +93,9 @@ async def begin_turn(attempt: Attempt, payload: bytes) -> str:
     if vault is not None:
         envelope = await vault.seal_struct(envelope)
         arrived = [await vault.seal_struct(entry) for entry in arrived]
-    first = Continued(now_ms(), cursor.turn + 1, cursor.before + len(cursor))
+    open_ones = {call.key for call in cursor.calls if call.key is not None and call.reason is Reason.INTENT}
+    left = sorted(open_ones.union(running(cursor)))  # branches that are cut off wait for them
+    first = Continued(now_ms(), cursor.turn + 1, cursor.before + len(cursor), left)
     kept = [word for entry in arrived for word in (entry.key, encode_entry(entry))]
     answer = await lease.begin_turn(len(cursor), first.turn, encode_entry(envelope), encode_entry(first), kept)
     word = str(answer.decode())
@@ -87,8 +103,5 @@ async def begin_turn(attempt: Attempt, payload: bytes) -> str:
         recorder.sync()
         await recorder.settled()
     elif word == "OK":
-        for child in running(cursor):  # branches that were cut off waited for them
-            with contextlib.suppress(RedurableError):
-                await lease.store.cancel(child, "its parent began its next turn")
         emit("intent.continued", intent=lease.id, queue=lease.queue, attempt=lease.attempt, turn=first.turn)
     return word

@@ -3,7 +3,8 @@ What comes from outside an intent: values of promises, outcomes of children. One
 
 The hash `d` of an intent has a field for each key, in one of three states (the first character):
 
-    ?<about>          open: the handler waits for it; `about` is a packed `Ask`, or nothing
+    ?<about>          open: the handler waits for it; `about` is a packed `Ask`, or nothing (of a child: it was, or is
+                      about to be, started)
     =<seq>:<digest>   it came: its entry is the journal's seq-th; the digest tells the same again from another
     -                 withdrawn: the handler gave it up
 
@@ -27,7 +28,7 @@ from redurable.store.keys import continuations
 from redurable.store.scripts import load
 from redurable.store.store import Store
 
-__all__ = ["UNASKED", "about", "approvals", "arrival", "form_of", "key_of", "resolve", "schema_of"]
+__all__ = ["UNASKED", "about", "approvals", "arrival", "form_of", "key_of", "resolve", "schema_of", "waited_for"]
 
 UNASKED = 1000
 _resolve = load("resolve")
@@ -97,6 +98,12 @@ _REFUSALS = {
 def _digest(entry: Arrived) -> str:
     kept = encode_entry([entry.status, entry.value, entry.error and (entry.error.type, entry.error.message)])
     return hashlib.blake2b(kept, digest_size=8).hexdigest()
+
+
+async def waited_for(store: Store, intent: str) -> list[str]:
+    """Return the keys that *intent* waits for: promises and children."""
+    flat = await store.mux.command("HGETALL", store.keys_of(intent).arrivals(intent))
+    return [key.decode() for key, mark in zip(flat[::2], flat[1::2], strict=True) if mark[:1] == b"?"]
 
 
 async def about(store: Store, intent: str, key: str) -> Ask | None:

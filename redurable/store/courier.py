@@ -13,8 +13,9 @@ import contextlib
 
 from redurable.clock import now_ms
 from redurable.errors import NotFound, WrongState
-from redurable.model import Arrived, Called, Outcome, Status, decode_entry
+from redurable.model import Arrived, Called, Continued, Outcome, Status, decode_entry
 from redurable.store import arrivals
+from redurable.store.arrivals import waited_for
 from redurable.store.inspection import outcome
 from redurable.store.scripts import load
 from redurable.store.store import Store
@@ -46,9 +47,12 @@ async def relay(store: Store, intent: str) -> None:
         journal = [decode_entry(raw) for raw in await mux.command("LRANGE", keys.journal(intent), 0, -1)]
         ended_ones = {e.key for e in journal if isinstance(e, Arrived)}
         children = {e.child for e in journal if isinstance(e, Called)} - ended_ones
+        children |= {child for e in journal if isinstance(e, Continued) for child in e.left}
+        waited = await waited_for(store, intent)
+        # a process may die before it writes that it has called one
+        children |= {key for key in waited if "#" not in key}
+        answered = [key for key in waited if "#" in key]
         await asyncio.gather(*(_cancel(store, child) for child in children))
-        flat = await mux.command("HGETALL", keys.arrivals(intent))
-        answered = [k.decode() for k, v in zip(flat[::2], flat[1::2], strict=True) if v[:1] == b"?"]
     places = (keys.head(intent), keys.timers, keys.asked)
     await mux.call(_relayed, keys.partition, places, (intent, len(answered), *answered))
 

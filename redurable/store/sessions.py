@@ -13,19 +13,17 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from redurable.clock import now_ms
-from redurable.errors import NotFound, UsageError, WrongState
+from redurable.errors import NotFound, WrongState
 from redurable.ids import partition_for
 from redurable.model import Reason, Status
-from redurable.store.inspection import decode_envelope
 from redurable.store.keys import UNPINNED, Keys, check_queue, check_session
 from redurable.store.scripts import load
 from redurable.store.session import KEEP_STATE_MS, Session
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
 
-__all__ = ["SessionInfo", "amend", "check_deadlock", "find", "head", "info", "last_failed", "sessions", "skip"]
+__all__ = ["SessionInfo", "amend", "find", "head", "info", "last_failed", "sessions", "skip"]
 
 _LOOKED_AT = 5000  # ended intents among which a session's last failure is looked for
-_GENERATIONS = 1000
 _skip, _amend = load("skip", session=True), load("amend")
 
 
@@ -193,30 +191,3 @@ async def amend(store: Store, queue: str, key: str, name: str, value: bytes, *, 
             f"session {key!r} of queue {queue!r} has intents, which may write its state", code="SESSION_BUSY",
             hint="wait until they have ended, or force it: their own writes come after it",
         )  # fmt: skip
-
-
-async def check_deadlock(store: Store, caller: str, queue: str, key: str) -> None:
-    """
-    Refuse that the intent *caller* waits for an intent that it sends to the session *key* of *queue*.
-
-    That one would begin only when its session is free, and so never, if *caller* or an intent that waits for it stands
-    in that session.
-
-    Raises:
-        UsageError: SESSION_DEADLOCK; it names the intent that holds the session.
-    """
-    intent, seen = caller, 0
-    while intent and seen < _GENERATIONS:
-        keys = store.keys_of(intent)
-        asked = store.mux.command("HMGET", keys.head(intent), "queue", "session", "status", "reply")
-        body = await store.mux.command("GET", keys.envelope(intent))
-        stands = await asked
-        if stands[:2] == [queue.encode(), key.encode()] and not Status(stands[2].decode()).final:
-            who = "it" if intent == caller else f"intent {intent}, which waits for it,"
-            raise UsageError(
-                f"intent {caller} would wait for ever: {who} holds session {key!r} of queue {queue!r} meanwhile",
-                code="SESSION_DEADLOCK", hint="send without waiting, or use another key",
-            )  # fmt: skip
-        # an outcome that a parent waits for is sent to "^" and its id; what was sent one way holds nobody up
-        waited = (stands[3] or b"").startswith(b"^")
-        intent, seen = (decode_envelope(body).parent if body and waited else ""), seen + 1

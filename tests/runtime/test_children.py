@@ -27,6 +27,7 @@ from redurable import (
 from redurable.config import parse_url
 from redurable.model import Arrived, Called, Reason
 from redurable.runtime import children, parking
+from redurable.runtime.conductor import Conductor
 from redurable.runtime.handlers import spec_of
 from redurable.store.courier import relay
 from redurable.store.store import Store
@@ -299,6 +300,89 @@ async def test_nobody_waits_for_his_own_session(w: World) -> None:
 
     await serve(w, line)
     assert await w.result(await w.client.send(line, 1, key="k")) == "SESSION_DEADLOCK"
+
+
+async def test_of_two_sessions_that_would_wait_for_each_other_one_is_told(w: World) -> None:
+    met = asyncio.Barrier(2)
+
+    @handler(queue="line", retry=AT_ONCE)
+    async def line(payload: list[str]) -> Any:
+        if not payload:
+            return "free"
+        if current().attempt == 1:
+            await step(met.wait)()
+        try:
+            return await call(line, payload[1:], key=payload[0])
+        except IntentFailed as error:
+            return error.code
+
+    await serve(w, line)
+    first = await w.client.send(line, ["b"], key="a")
+    second = await w.client.send(line, ["a"], key="b")
+    results = {await w.result(first), await w.result(second)}
+    assert results in ({"free", "SESSION_DEADLOCK"}, {"SESSION_DEADLOCK"}), "both if they called in the same instant"
+    await quiet(w)
+    await check_all(w.store)
+
+
+async def test_of_three_too_and_through_children_that_have_no_session(w: World) -> None:
+    @handler(queue="between", retry=AT_ONCE)
+    async def between(payload: list[str]) -> Any:
+        return await call(line, payload[1:], key=payload[0])
+
+    @handler(queue="line", retry=AT_ONCE)
+    async def line(payload: list[str]) -> Any:
+        if not payload:
+            return "free"
+        go = await promise("go", str)
+        try:
+            return await call(line, [], key=go) if payload[0] == "line" else await call(between, [go])
+        except IntentFailed as error:
+            return error.code
+
+    await serve(w, line, between)
+    ids = [await w.client.send(line, [how], key=key) for how, key in (("line", "a"), ("between", "b"), ("line", "c"))]
+    for intent, to in zip(ids[:2], "bc", strict=True):
+        await w.client.resolve(intent, "go", to)
+        async with asyncio.timeout(10):
+            while not (await w.client.sessions.get("line", to)).waiting:
+                await asyncio.sleep(0.01)
+    await w.client.resolve(ids[2], "go", "a")
+    assert [await w.result(intent) for intent in ids] == ["free", "free", "SESSION_DEADLOCK"]
+    await quiet(w)
+    await check_all(w.store)
+
+
+async def test_a_child_that_its_dead_parent_never_said_it_called_is_cancelled(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent's process dies after the child was stored and before that was written, for the last time allowed."""
+    stored = asyncio.Event()
+    tell = Conductor.write
+
+    def dies(self: Conductor, held: Any, entry: Any) -> None:
+        if isinstance(entry, Called):
+            stored.set()
+        else:
+            tell(self, held, entry)
+
+    @handler(queue="parent", retry=AT_ONCE, max_delivery_attempts=1)
+    async def parent(payload: None) -> Any:
+        return await call(waits, "a")
+
+    await serve(w, parent, waits)
+    monkeypatch.setattr(Conductor, "write", dies)
+    intent = await w.client.send(parent)
+    await stored.wait()
+    monkeypatch.undo()
+    assert await w.entries(intent, Called) == []
+    (child,) = await w.client.list(queue="waits")
+    await w.until(child.id, Status.WAITING)
+    assert await w.lose(intent, counted=True) == "FAILED"
+    assert (await w.failure(intent)).error.code == "DELIVERY_ATTEMPTS_EXHAUSTED"
+    assert (await w.failure(child.id)).status == "CANCELED"
+    await quiet(w)
+    await check_all(w.store)
 
 
 async def test_what_a_dead_process_owed_is_seen_to_by_another(w: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,37 @@ async def test_children_are_others_in_every_turn_and_those_cut_off_are_cancelled
     assert (await w.failure(cut)).status == "CANCELED"
 
 
+async def test_what_a_turn_left_open_is_cancelled_by_the_end_if_no_other_turn_begins(w: World) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def child(payload: None) -> None:
+        await sleep(3600)
+
+    async def wait() -> None:
+        begun.set()
+        await go_on.wait()
+
+    async def parent(payload: None) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(call(child))
+            await run("wait", wait)
+            continue_as_new()
+
+    await w.serve_specs(spec_of(handler(queue="child")(child)))
+    await w.serve(parent)
+    intent = await w.send()
+    await begun.wait()
+    async with asyncio.timeout(10):
+        while not (found := await w.client.list(queue="child", status="WAITING")):
+            await asyncio.sleep(0.01)
+    await w.client.pause_queue("q")  # so that the next turn does not begin
+    await w.event("queues.turned")
+    go_on.set()
+    await w.until(intent, Status.SUBMITTED)
+    await w.client.kill(intent)
+    assert (await w.failure(found[0].id)).status == "CANCELED"
+
+
 async def test_a_cancel_is_met_before_the_next_turn(w: World) -> None:
     begun = asyncio.Event()
     goes_on = asyncio.Event()

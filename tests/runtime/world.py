@@ -88,11 +88,12 @@ class World:
 
     async def lose(self, intent: str, *, counted: bool = False) -> str:
         """Take the intent from whoever holds it."""
-        keeper = Keeper(self.store, 0, "outside")
-        for stream in await keeper.all_streams():
-            for entry in await keeper.pending(stream):
-                if await keeper._intent_at(entry) == intent:
-                    return await keeper.recover(entry, counted=counted)
+        for partition in range(len(self.store.keys)):
+            keeper = Keeper(self.store, partition, "outside")
+            for stream in await keeper.all_streams():
+                for entry in await keeper.pending(stream):
+                    if await keeper._intent_at(entry) == intent:
+                        return await keeper.recover(entry, counted=counted)
         return "NOBODY"
 
     # --- intents

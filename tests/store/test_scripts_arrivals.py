@@ -8,6 +8,7 @@ import pytest
 
 from redurable.errors import NotFound, WrongState
 from redurable.forms import Ask
+from redurable.ids import new_id
 from redurable.model import encode_entry
 from redurable.store import arrivals
 from tests.store.world import FINAL, NOW_MS, OPEN, STALE, STATES, VALUE, World
@@ -164,6 +165,15 @@ class TestDeclareAndWithdraw:
         assert await world.call("resolve") == "OK"
         assert await world.call("declare", seen=0) == "OK"
         assert await field(world) == "=1:aa"
+
+    async def test_a_child_is_owed_a_cancel_and_promises_stay_counted(self, world: World) -> None:
+        await world.bring("IN_PROGRESS")
+        await world.call("resolve", key="early#0")
+        child = str(new_id(0))
+        assert await world.twice("declare", key=child, seen=1) == ("OK", "OK")
+        assert await world.field("owes") == "1"
+        arrivals = world.keys.arrivals(world.id)
+        assert await world.mux.command("HMGET", arrivals, child, "#") == [b"?", b"1"]
 
     async def test_what_came_and_was_no_good_makes_place(self, world: World) -> None:
         await world.bring("IN_PROGRESS")

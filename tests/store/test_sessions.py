@@ -12,6 +12,7 @@ from redurable.errors import ConfigurationError, NotFound, UsageError, WrongStat
 from redurable.ids import new_id
 from redurable.model import Envelope, Reason, Status
 from redurable.store import sessions
+from redurable.store.deadlocks import check_deadlock
 from redurable.store.inspection import outcome
 from redurable.store.session import Entry
 from tests.store.conftest import answers
@@ -156,29 +157,29 @@ class TestDeadlock:
     async def test_what_was_sent_one_way_holds_nobody_up(self, world: World) -> None:
         await world.bring("IN_PROGRESS", session=True)
         child = await self.child(world, world.id, waited=False)
-        await sessions.check_deadlock(world.store, child, QUEUE, SESSION)
+        await check_deadlock(world.store, child, QUEUE, SESSION)
 
     async def test_waiting_for_ones_own_session_is_refused(self, world: World) -> None:
         await world.bring("IN_PROGRESS", session=True)
         with pytest.raises(UsageError, match="it holds session 'customer-7'") as caught:
-            await sessions.check_deadlock(world.store, world.id, QUEUE, SESSION)
+            await check_deadlock(world.store, world.id, QUEUE, SESSION)
         assert caught.value.code == "SESSION_DEADLOCK"
-        await sessions.check_deadlock(world.store, world.id, QUEUE, "other")
-        await sessions.check_deadlock(world.store, world.id, "other", SESSION)
+        await check_deadlock(world.store, world.id, QUEUE, "other")
+        await check_deadlock(world.store, world.id, "other", SESSION)
 
     async def test_through_children_too(self, world: World) -> None:
         await world.bring("WAITING", session=True)
         child = await self.child(world, world.id)
         grandchild = await self.child(world, child, entry=Entry("x"))
         with pytest.raises(UsageError, match=f"{world.id}, which waits for it, holds"):
-            await sessions.check_deadlock(world.store, grandchild, QUEUE, SESSION)
+            await check_deadlock(world.store, grandchild, QUEUE, SESSION)
         with pytest.raises(UsageError, match="SESSION_DEADLOCK"):
-            await sessions.check_deadlock(world.store, grandchild, "other", "x")
-        await sessions.check_deadlock(world.store, child, "other", "x")
+            await check_deadlock(world.store, grandchild, "other", "x")
+        await check_deadlock(world.store, child, "other", "x")
 
     async def test_a_parent_that_has_ended_waits_for_nobody(self, world: World) -> None:
         await world.bring("IN_PROGRESS", session=True)
         child = await self.child(world, world.id)
         assert world.lease is not None
         assert await world.lease.settle("FAILED", result_of("FAILED"), DAY) == b"OK"
-        await sessions.check_deadlock(world.store, child, QUEUE, SESSION)
+        await check_deadlock(world.store, child, QUEUE, SESSION)

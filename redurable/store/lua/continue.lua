@@ -28,7 +28,7 @@ for i = 1, #kept, 2 do
   redis.call('HSET', arrivals, kept[i], '=' .. seq .. ':' .. (digests[kept[i]] or ''), '#', i)
 end
 redis.call('SET', envelope, body)
-redis.call('HDEL', head, 'losses', 'lost', 'cursors', 'changed', 'long', 'held', 'owes', 'kept')
+redis.call('HDEL', head, 'losses', 'lost', 'cursors', 'changed', 'long', 'held', 'kept')
 redis.call('HSET', head, 'turn', turn)
 if lane:sub(1, 1) == 'q' then redis.call('HSET', head, 'version', '') end
 requeue(head, h[5], continuation, streams, lane, id)
