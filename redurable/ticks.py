@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import zoneinfo
+from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
@@ -35,6 +36,7 @@ _NAMED = {
 }  # fmt: skip
 _FIELDS = "minute hour day-of-month month day-of-week, with seconds before them if you like"
 _SHORTEST = 100  # ms
+_RHYTHMS = 64  # whose ticks are kept at a time
 
 
 def zone(name: str) -> tzinfo:
@@ -135,8 +137,12 @@ def due(rhythm: Rhythm, name: str, first: int, now: int, catch_up: CatchUp, wind
     """
     if first + rhythm.late(name, first) > now:
         return None
-    ticks = [first, *islice(rhythm.after(first), LOOK)]
-    passed = next((i for i, tick in enumerate(ticks) if tick + rhythm.late(name, tick) > now), len(ticks))
+    ticks: list[int] = []  # those that are due, and the one after them
+    for tick in islice(_from(rhythm, first), LOOK + 1):
+        ticks.append(tick)
+        if tick + rhythm.late(name, tick) > now:
+            break
+    passed = len(ticks) - (ticks[-1] + rhythm.late(name, ticks[-1]) > now)
     after = ticks[passed] if passed < len(ticks) else None
     if passed > LOOK:  # more are due than one looks at: the older half is not among those that are kept
         return Due(None, MOST, ticks[MOST])
@@ -145,3 +151,22 @@ def due(rhythm: Rhythm, name: str, first: int, now: int, catch_up: CatchUp, wind
     if found is None:
         return Due(None, passed, after)
     return Due(ticks[found], found, ticks[found + 1] if found + 1 < len(ticks) else None)
+
+
+# What has been found of a rhythm from its last look on: a backlog is fired a tick at a time, and each look goes through
+# all of it. A tick of a cron expression costs up to a millisecond.
+_known: dict[Rhythm, list[int]] = {}
+
+
+def _from(rhythm: Rhythm, first: int) -> Iterator[int]:
+    """Give *first*, which is a tick, and those after it."""
+    known = _known.pop(rhythm, [])
+    at = bisect_left(known, first)
+    known = known[at:] if at < len(known) and known[at] == first else [first]
+    _known[rhythm] = known
+    if len(_known) > _RHYTHMS:
+        del _known[next(iter(_known))]
+    yield from known
+    for tick in rhythm.after(known[-1]):
+        known.append(tick)
+        yield tick

@@ -214,7 +214,7 @@ async def fire(store: Store, name: str, now: int | None = None) -> str:
                 todo = due(plan.rhythm, name, stored.next, moment, plan.catch_up, plan.window)
             if todo is None:
                 await _write(store, name, stored.revision, stored.revision, [])
-                return "STALE"
+                return "STALE" if stored.wake is None or stored.paused else "EARLY"
             word = await _call(store, stored, todo, moment)
             if word != "AGAIN":
                 return word

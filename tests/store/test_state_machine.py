@@ -209,7 +209,7 @@ class Machine(RuleBasedStateMachine):
         todo = due(self.plan.rhythm, "drum", self.next, self.now, self.plan.catch_up, self.plan.window)
         word = self.run(fire(self.store, "drum", self.now))
         if todo is None:
-            assert word == "STALE"
+            assert word == "EARLY"
             return
         assert todo.next is not None
         self.next, self.missed = todo.next, self.missed + todo.missed
