@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks import plot, tables
 from tests.benchmarks.runner import QUICK_WATCH, WATCH, Plan, chosen, run
@@ -63,15 +64,27 @@ def main(words: list[str]) -> int:
     print(tables.markdown(report))
     print(tables.told(report))
     if asked.json:
-        asked.json.write_text(json.dumps(report, indent=1) + "\n")
+        asked.json.write_text(written(report))
     if asked.png:
         plot.draw(report, asked.png, asked.cache)
     if asked.publish:
         if not asked.source or asked.source.resolve() != FIGURES:
-            FIGURES.write_text(json.dumps(report, indent=1) + "\n")
+            FIGURES.write_text(written(report))
         plot.draw(report, PICTURE, asked.cache)
         PAGE.write_text(published(PAGE.read_text(), tables.markdown(report) + "\n" + tables.told(report)))
     return 0
+
+
+def written(report: dict[str, Any]) -> str:
+    """Return *report* as JSON, a record a line."""
+    parts = []
+    for key, value in report.items():
+        if isinstance(value, list):
+            rows = ",\n  ".join(json.dumps(row) for row in value)
+            parts.append(f" {json.dumps(key)}: [\n  {rows}\n ]")
+        else:
+            parts.append(f" {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def published(page: str, made: str) -> str:

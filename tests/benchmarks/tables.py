@@ -180,11 +180,23 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         if len(rows) > 1:
             yield f"| *ours to the best of them* | {' | '.join(c.verdict or '-' for c in best(report, kind))} |"
         yield ""
+        if even := list(_even(report, kind)):
+            yield f"- **Not ahead of:** {'; '.join(even)}."
         for name, why in missing(report, kind).items():
             yield f"- {name} was not measured: {why}"
         for name, column in _failures(report, kind):
             yield f"- {name}, {column}"
     yield from _footer(report)
+
+
+def _even(report: dict[str, Any], kind: Kind) -> Iterator[str]:
+    """Yield each measure in which ours is not ahead, with whom it ties and who is ahead of it."""
+    rows = cells(report, kind)
+    for column, measure in enumerate(MEASURES[kind]):
+        found = {name: row[column] for name, row in rows.items() if (row[column].ratio or TIE) < TIE}
+        if found:
+            told = (f"{name} ({'tie' if c.verdict == 'tie' else f'{c.verdict} of it'})" for name, c in found.items())
+            yield f"{measure.title}: {', '.join(told)}"
 
 
 def _failures(report: dict[str, Any], kind: Kind) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks import plot, servers, tables
-from tests.benchmarks.__main__ import FIGURES, PAGE, main, published
+from tests.benchmarks.__main__ import FIGURES, PAGE, main, published, written
 from tests.benchmarks.peers import OURS, PEERS, SIDES, dependencies
 from tests.benchmarks.runner import SideProcess, chosen
 
@@ -93,6 +93,20 @@ def test_the_table_has_a_row_a_side_and_the_floor_of_the_run(report: dict[str, A
         "**redurable**", "quick", "slow", "*ours to the best of them*",
     ]  # fmt: skip
     assert any("60,000 calls/s by 100 tasks, 0.040 ms a call" in line for line in lines)
+
+
+def test_where_ours_is_not_ahead_is_said(report: dict[str, Any]) -> None:
+    (line,) = (line for line in tables.markdown(report).splitlines() if "Not ahead" in line)
+    assert line == (
+        "- **Not ahead of:** send, one by one: quick (tie); "
+        "send to result, p50: quick (0.40x of it); send to result, p99: quick (tie)."
+    )
+
+
+def test_a_record_is_written_a_line(report: dict[str, Any]) -> None:
+    text = written(report)
+    assert json.loads(text) == report
+    assert sum('"measure"' in line for line in text.splitlines()) == len(report["records"])
 
 
 def test_the_picture_has_a_dot_for_every_ratio(report: dict[str, Any]) -> None:

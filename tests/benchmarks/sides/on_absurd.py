@@ -58,13 +58,13 @@ class AbsurdSide(Steps):
     settings = (
         (
             "AsyncAbsurd.start_worker(concurrency=100, poll_interval=0.01)",
-            "earendil-works.github.io/absurd, Python SDK",
+            "github.com/earendil-works/absurd docs/sdks/python.md",
         ),
         (
             "everysec: synchronous_commit=off; always: PostgreSQL as it comes",
             "postgresql.org/docs/15/wal-async-commit.html",
         ),
-        ("kill: concurrency=100, the lease as it comes, 120 s", "earendil-works.github.io/absurd, Python SDK"),
+        ("kill: concurrency=100, the lease as it comes, 120 s", "github.com/earendil-works/absurd docs/sdks/python.md"),
     )
     uvloop = True
 

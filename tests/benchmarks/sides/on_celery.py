@@ -30,10 +30,22 @@ class CelerySide(Queue):
     name = "Celery"
     packages = ("celery", "kombu", "redis", "hiredis")
     settings = (
-        ("--pool solo --prefetch-multiplier 128", "docs.celeryq.dev, Optimizing: prefetch limits of short tasks"),
-        ("--without-gossip --without-mingle --without-heartbeat", "docs.celeryq.dev, celery worker"),
-        ("bulk: apply_async with one producer", "no bulk call; docs.celeryq.dev, Calling Tasks: connections"),
-        ("result: AsyncResult.get, by pub/sub", "docs.celeryq.dev, Using Redis: result backend"),
+        (
+            "--pool solo --prefetch-multiplier 128",
+            "docs.celeryq.dev/en/stable/userguide/optimizing.html: prefetch limits",
+        ),
+        (
+            "--without-gossip --without-mingle --without-heartbeat",
+            "docs.celeryq.dev/en/stable/reference/cli.html: celery worker",
+        ),
+        (
+            "bulk: apply_async with one producer",
+            "no bulk call; docs.celeryq.dev/en/stable/userguide/calling.html: connections",
+        ),
+        (
+            "result: AsyncResult.get, by pub/sub",
+            "docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html",
+        ),
     )
 
     def worker(self, *, defaults: bool) -> list[str]:

@@ -43,9 +43,9 @@ class DocketSide(Queue):
     name = "docket"
     packages = ("pydocket", "redis", "hiredis", "uvloop")
     settings = (
-        ("concurrency=50, minimum-check-interval 5 ms", "docket.lol/en/latest/production, Worker configuration"),
-        ("bulk: add_many", "docket.lol/en/latest/api-reference, Docket.add_many: pipelined"),
-        ("result: Execution.get_result, by pub/sub", "docket.lol/en/latest/api-reference, Execution.get_result"),
+        ("concurrency=50, minimum-check-interval 5 ms", "docket.lol, Docket in Production: core settings"),
+        ("bulk: add_many", "docket.lol, API reference: Docket.add_many, pipelined"),
+        ("result: Execution.get_result, by pub/sub", "docket.lol, API reference: Execution.get_result"),
     )
     uvloop = True
 

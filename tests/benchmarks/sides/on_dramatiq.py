@@ -36,9 +36,9 @@ class Dramatiq(Queue):
     name = "dramatiq"
     packages = ("dramatiq", "redis", "hiredis")
     settings = (
-        ("--processes 1 --threads 32", "dramatiq.io/guide.html, concurrency; dramatiq.io/advanced.html"),
-        ("Results(store_results=True), get_result(block=True)", "dramatiq.io/guide.html, message results"),
-        ("bulk: group.run", "no bulk call; dramatiq.io/cookbook.html, composition"),
+        ("--processes 1 --threads 32", "dramatiq.io/guide.html: workers, 8 threads a process by default"),
+        ("Results(store_results=True), get_result(block=True)", "dramatiq.io/guide.html: message results"),
+        ("bulk: group.run", "no bulk call; dramatiq.io/cookbook.html: groups"),
     )
 
     def worker(self, *, defaults: bool) -> list[str]:

@@ -32,9 +32,12 @@ class Huey(Queue):
     name = "huey"
     packages = ("huey", "redis", "hiredis")
     settings = (
-        ("one thread a process, blocking reads (both the default)", "huey.readthedocs.io, Consuming tasks"),
-        ("notify_result=True, result(blocking=True)", "huey.readthedocs.io, RedisHuey and Result"),
-        ("bulk: calls in a loop", "no bulk call; huey.readthedocs.io, Guide"),
+        ("one thread a process, blocking reads (both the default)", "huey.readthedocs.io/en/latest/consumer.html"),
+        (
+            "notify_result=True, result(blocking=True)",
+            "huey.readthedocs.io/en/latest/api.html: low-latency result-fetching",
+        ),
+        ("bulk: calls in a loop", "no bulk call; huey.readthedocs.io/en/latest/guide.html"),
     )
 
     def worker(self, *, defaults: bool) -> list[str]:

@@ -29,8 +29,8 @@ class Rq(Side):
     name = "RQ"
     packages = ("rq", "redis", "hiredis")
     settings = (
-        ("--worker-class rq.SimpleWorker", "python-rq.org/docs/workers, performance notes"),
-        ("bulk: enqueue_many", "python-rq.org/docs, bulk job enqueueing"),
+        ("--worker-class rq.SimpleWorker", "python-rq.org/docs/workers: performance notes"),
+        ("bulk: enqueue_many", "python-rq.org/docs: enqueue_many"),
         ("result: Job.latest_result(timeout=), by a blocking read", "python-rq.org/docs/results"),
         ("result_ttl=3600", "python-rq.org/docs/results"),
     )

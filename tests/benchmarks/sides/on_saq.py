@@ -39,10 +39,13 @@ class SaqSide(Queue):
     name = "SAQ"
     packages = ("saq", "redis", "hiredis", "uvloop")
     settings = (
-        ("concurrency=32", "github.com/tastyware/streaq benchmarks/bench_saq.py; saq-py.readthedocs.io, Worker"),
+        (
+            "concurrency=32",
+            "github.com/tastyware/streaq benchmarks/bench_saq.py; github.com/tobymao/saq docs/settings.md",
+        ),
         ("bulk: gather of enqueue", "github.com/tobymao/saq benchmarks/simple.py"),
-        ("send to result: Queue.listen, by pub/sub", "saq-py.readthedocs.io, Queue.listen"),
-        ("ttl=600 (the default): results are kept", "saq-py.readthedocs.io, Job"),
+        ("send to result: Queue.listen, by pub/sub", "github.com/tobymao/saq saq/queue/base.py: Queue.listen"),
+        ("ttl=600 (the default): results are kept", "github.com/tobymao/saq docs/job.md"),
     )
     uvloop = True
 

@@ -41,7 +41,7 @@ class Streaq(Queue):
             "concurrency=32, use_uvloop=True, coredis.Config.optimized",
             "github.com/tastyware/streaq benchmarks/bench_streaq.py, docs/worker.rst",
         ),
-        ("bulk: enqueue_many", "streaq.readthedocs.io, Worker.enqueue_many: one pipeline"),
+        ("bulk: enqueue_many", "streaq.readthedocs.io, Worker.enqueue_many: a pipeline"),
     )
     uvloop = True
 
