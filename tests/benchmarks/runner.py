@@ -255,7 +255,7 @@ class Run:
 
     def _intents(self, peer: Peer) -> int:
         """200 intents of 50 steps; more for who is done with them in no time, fewer for who takes half a minute."""
-        return int(max(100, min(200, 20 * peer.pace), peer.pace) * self.plan.scale) or 1
+        return int(max(200 if peer.pace > 10 else 100, peer.pace) * self.plan.scale) or 1
 
     def kills(self) -> None:
         """

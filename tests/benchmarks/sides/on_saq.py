@@ -45,7 +45,7 @@ class SaqSide(Queue):
         ),
         ("bulk: gather of enqueue", "github.com/tobymao/saq benchmarks/simple.py"),
         ("send to result: Queue.listen, by pub/sub", "github.com/tobymao/saq saq/queue/base.py: Queue.listen"),
-        ("ttl=600 (the default): results are kept", "github.com/tobymao/saq docs/job.md"),
+        ("ttl=600 (the default): results are kept", "github.com/tobymao/saq saq/job.py: Job.ttl"),
     )
     uvloop = True
 
