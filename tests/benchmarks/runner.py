@@ -282,16 +282,16 @@ class Run:
             try:
                 environ = self._server(stack, peer.needs, "everysec")
                 side = stack.enter_context(self._side(peer, environ, "everysec"))
-            except (Missing, OSError):
-                return  # told by the phases
-            answer = side.ask("kill", within=self.plan.watch + 180, watch=self.plan.watch)
+                answer = side.ask("kill", within=self.plan.watch + 180, watch=self.plan.watch)
+            except (Missing, OSError) as error:
+                answer = {"error": f"{error or type(error).__name__}"}
         self.plan.note(f"1  {'kill':<12} {peer.name:<12} {_short(answer)}")
         self.records.append({"kind": peer.kind, "measure": "kill", "side": peer.name, "turn": 0, "asked": {}} | answer)
 
 
 def run(plan: Plan) -> dict[str, Any]:
     """Run *plan*; return what `tables` and `plot` are made of."""
-    begun = time.time()
+    begun, load = time.time(), os.getloadavg()[0]
     it = Run(plan)
     it.install()
     kinds = {peer.kind for peer in plan.peers}
@@ -301,7 +301,7 @@ def run(plan: Plan) -> dict[str, Any]:
         it.steps()
     it.kills()
     return {
-        "machine": _machine(it.restate) | {"server": it.server},
+        "machine": _machine(it.restate) | {"server": it.server, "load": round(load, 1)},
         "date": time.strftime("%Y-%m-%d", time.gmtime(begun)),
         "seconds": round(time.time() - begun),
         "repeat": plan.repeat,
@@ -371,5 +371,4 @@ def _machine(restate: Path | None) -> dict[str, Any]:
         "redurable": version("redurable"),
         "postgres": said(str(postgres[-1]), "--version") if postgres else None,
         "restate": said(str(restate), "--version") if restate else None,
-        "load": round(os.getloadavg()[0], 1),
     }

@@ -186,6 +186,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
             yield f"- {name} was not measured: {why}"
         for name, column in _failures(report, kind):
             yield f"- {name}, {column}"
+        yield ""
     yield from _footer(report)
 
 
@@ -217,7 +218,11 @@ def _footer(report: dict[str, Any]) -> Iterator[str]:
     amount = "" if report["scale"] == 1 else f", {report['scale']:g} of the usual amount of work"
     told = [machine["server"], machine["postgres"], machine["restate"], f"Python {machine['python']}"]
     yield f"- {report['date']}, {machine['cores']} cores, {machine['system']}, {', '.join(t for t in told if t)}."
-    yield f"- Medians of {turns} turns{amount}, all sides in turn, {report['seconds'] / 60:.0f} minutes in all."
+    minutes = f"{report['seconds'] / 60:.0f} minutes in all"
+    yield (
+        f"- Medians of {turns} turn{'s' * (turns > 1)}{amount}, all sides in turn, {minutes}; "
+        f"the machine's load before it was {machine['load']:g}."
+    )
 
 
 def told(report: dict[str, Any]) -> str:

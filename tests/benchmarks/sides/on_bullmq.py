@@ -33,14 +33,14 @@ class Bullmq(Queue):
     name = "BullMQ (Python)"
     packages = ("bullmq", "redis", "hiredis", "uvloop")
     settings = (
-        ("Worker concurrency=100", "docs.bullmq.io/guide/workers/concurrency"),
+        ("Worker concurrency=10 (100 is slower)", "docs.bullmq.io/guide/workers/concurrency"),
         ("bulk: addBulk", "docs.bullmq.io/guide/queues/adding-bulks"),
         ("result: QueueEvents, completed", "docs.bullmq.io/guide/events"),
     )
     uvloop = True
 
     def worker(self, *, defaults: bool) -> list[str]:
-        return [sys.executable, "on_bullmq.py", *([] if defaults else ["100"])]
+        return [sys.executable, "on_bullmq.py", *([] if defaults else ["10"])]
 
     async def open(self) -> None:
         self.queue = Bull("bench", {"connection": URL})

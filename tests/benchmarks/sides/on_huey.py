@@ -32,7 +32,7 @@ class Huey(Queue):
     name = "huey"
     packages = ("huey", "redis", "hiredis")
     settings = (
-        ("one thread a process, blocking reads (both the default)", "huey.readthedocs.io/en/latest/consumer.html"),
+        ("--workers 4, threads of a process", "huey.readthedocs.io/en/latest/consumer.html"),
         (
             "notify_result=True, result(blocking=True)",
             "huey.readthedocs.io/en/latest/api.html: low-latency result-fetching",
@@ -41,7 +41,8 @@ class Huey(Queue):
     )
 
     def worker(self, *, defaults: bool) -> list[str]:
-        return [os.path.join(os.path.dirname(sys.executable), "huey_consumer"), "on_huey.huey", "--quiet"]
+        command = [os.path.join(os.path.dirname(sys.executable), "huey_consumer"), "on_huey.huey", "--quiet"]
+        return command if defaults else [*command, "--workers", "4"]
 
     async def send(self, payload: str) -> Any:
         return noop(payload)
