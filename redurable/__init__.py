@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from redurable.runtime.scheduling import schedule
     from redurable.runtime.state import state
     from redurable.runtime.steps import step
+    from redurable.runtime.streams import resume_offset
     from redurable.runtime.turns import continue_as_new
     from redurable.runtime.watched import emit, progress
 
@@ -131,6 +132,7 @@ __all__ = [
     "promise",
     "race",
     "random",
+    "resume_offset",
     "run",
     "schedule",
     "send",
@@ -169,6 +171,7 @@ _HOMES = {
     "redurable.runtime.scheduling": "schedule",
     "redurable.runtime.state": "state",
     "redurable.runtime.steps": "step",
+    "redurable.runtime.streams": "resume_offset",
     "redurable.runtime.turns": "continue_as_new",
     "redurable.runtime.watched": "emit progress",
 }

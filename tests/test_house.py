@@ -116,6 +116,7 @@ PUBLIC: tuple[str, ...] = (
     "promise",
     "race",
     "random",
+    "resume_offset",
     "run",
     "schedule",
     "send",

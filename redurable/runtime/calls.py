@@ -44,6 +44,7 @@ from redurable.runtime.limit import Limit
 from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.spec import StepSpec
 from redurable.runtime.steps import perform
+from redurable.runtime.streams import lasting_place
 from redurable.runtime.turns import chance_of, seed_of
 
 __all__ = [
@@ -132,7 +133,7 @@ def idempotency_key() -> str:
             "idempotency_key() names a step; it was called outside of one",
             hint="make the call that takes the key in a step",
         )
-    place = hashlib.blake2b(scope.place().encode(), digest_size=8).hexdigest()
+    place = hashlib.blake2b(lasting_place(scope).encode(), digest_size=8).hexdigest()
     return f"{seed_of(scope.attempt)}-{place}"
 
 
@@ -309,7 +310,7 @@ async def checkpoint(value: Any) -> None:
     if scope.step is None:
         raise UsageError("checkpoint() keeps the cursor of a step; it was called outside of one")
     kept = _kept(scope)
-    name, at = scope.place(), scope.attempt.loop.time()
+    name, at = lasting_place(scope), scope.attempt.loop.time()
     if at < kept.next_write.get(name, 0.0):
         return
     kept.next_write[name] = at + CHECKPOINT_INTERVAL
@@ -336,7 +337,7 @@ async def last_checkpoint(of: type[T] | Any = Any, default: T | Any = None) -> T
     if kept.values is None:
         flat = await scope.attempt.lease.read_checkpoints()
         kept.values = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
-    data = kept.values.get(scope.place())
+    data = kept.values.get(lasting_place(scope))
     return default if data is None else await restored(scope, data, of, "a checkpoint")
 
 

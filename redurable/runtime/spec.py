@@ -51,7 +51,7 @@ class StepSpec:
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise ConfigurationError(
                 f"{function.__qualname__} is a generator; a step returns one value", code="BAD_HANDLER",
-                hint="collect the items in a list, or make a step of each",
+                hint="collect the items in a list, make a step of each, or put @step on an async generator",
             )  # fmt: skip
         if run_in not in (None, "loop", "thread", "process"):
             raise ConfigurationError(f"step(run_in=) is 'loop', 'thread' or 'process', not {run_in!r}")

@@ -14,14 +14,14 @@ import functools
 import inspect
 import threading
 import typing
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from redurable import spans
 from redurable.clock import Seconds, monotonic, now_ms
-from redurable.errors import UsageError
+from redurable.errors import ConfigurationError, UsageError
 from redurable.events import emit
 from redurable.journal.cursor import RUNNING, Call
 from redurable.model import StepDone
@@ -32,6 +32,9 @@ from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.seats import kept, leave, seated
 from redurable.runtime.spec import OnCancel, RunIn, StepSpec, remember, step_spec
 from redurable.runtime.verdicts import concluded, failed, succeeded
+
+if typing.TYPE_CHECKING:
+    from redurable.runtime.streams import Stream
 
 __all__ = ["perform", "perform_sync", "step", "step_spec"]
 
@@ -291,6 +294,10 @@ def step(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlapping
     function: Callable[P, Coroutine[Any, Any, R]], /
 ) -> Callable[P, Coroutine[object, None, R]]: ...
 @overload
+def step(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]  # as said
+    function: Callable[P, AsyncIterator[R]], /
+) -> Callable[P, Stream[R]]: ...
+@overload
 def step(function: Callable[P, R], /) -> SyncStep[P, R]: ...
 @overload
 def step(
@@ -302,6 +309,7 @@ def step(
     run_in: RunIn | None = None,
     on_cancel: OnCancel = "finish",
     limit: Limit | Sequence[Limit] | None = None,
+    resume: bool = False,
 ) -> _Decorator: ...
 def step(
     function: Any = None,
@@ -314,6 +322,7 @@ def step(
     run_in: RunIn | None = None,
     on_cancel: OnCancel = "finish",
     limit: Limit | Sequence[Limit] | None = None,
+    resume: bool = False,
 ) -> Any:
     """
     Make *function* a step: within an intent its result is recorded before the next line runs, and replayed after.
@@ -321,6 +330,9 @@ def step(
     The body runs at least once and, once its result is recorded, never again. Outside an intent, in a program that is
     no worker, it is an ordinary call: no retry, no timeout, the body's own exception. In a worker a step that has
     lost its intent raises UsageError OUTSIDE_INTENT.
+
+    An async generator becomes a stream step: `async for item in generate(...)`. Watchers see its items as they come;
+    they are recorded, and given to the handler, when its body has ended, or with *resume* in chunks as they come.
 
     Args:
         name: Its name in the journal; the function's by default. Renaming breaks running intents.
@@ -331,6 +343,8 @@ def step(
         on_cancel: When the intent is cancelled: let the body "finish", or "interrupt" it.
         limit: How many bodies may run at a time, or begin within a time, over all workers; see `Limit`. Each try asks
             anew.
+        resume: Of an async generator: a body that has to run again goes on, see `resume_offset`, and does not begin
+            anew. Each chunk of its items is a step of its own, with its tries and its timeout.
 
     Raises:
         StepFailed: (from the call) the body failed for good; the same live and on replay.
@@ -338,6 +352,13 @@ def step(
     """
 
     def decorate(target: Any) -> Any:
+        if inspect.isasyncgenfunction(target):
+            from redurable.runtime.streams import stream_step
+
+            return stream_step(target, resume, run_in, name=name, identify=id, retry=retry, timeout=timeout,
+                               on_cancel=on_cancel, limit=limit)  # fmt: skip
+        if resume:
+            raise ConfigurationError("step(resume=True) is for async generators", code="BAD_HANDLER")
         spec = StepSpec(target, name=name, identify=id, retry=retry, timeout=timeout, run_in=run_in,
                         on_cancel=on_cancel, limit=limit)  # fmt: skip
         if inspect.iscoroutinefunction(target):
@@ -352,5 +373,9 @@ class _Decorator(typing.Protocol):
     def __call__(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]  # as above
         self, function: Callable[P, Coroutine[Any, Any, R]], /
     ) -> Callable[P, Coroutine[object, None, R]]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]  # as above
+        self, function: Callable[P, AsyncIterator[R]], /
+    ) -> Callable[P, Stream[R]]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> SyncStep[P, R]: ...

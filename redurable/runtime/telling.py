@@ -108,6 +108,14 @@ class Telling:
             self._news = True
         self._soon()
 
+    async def reached(self, part: str) -> int:
+        """Return how many things of *part* were told, `ENDED` if its end was; what waits to be written counts."""
+        await self.flush()
+        if self._marks is None:
+            found = await self._known(self._attempt.recorder.cursor.turn)
+            self._marks = found if self._marks is None else self._marks
+        return self._marks.get(part, 0)
+
     async def flush(self) -> None:
         """Return when all that was told is in the store, or the store does not answer."""
         with contextlib.suppress(TimeoutError):
@@ -175,7 +183,8 @@ class Telling:
             return
         turn = recorder.cursor.turn
         if self._marks is None:
-            self._marks = await self._known(turn)
+            found = await self._known(turn)
+            self._marks = found if self._marks is None else self._marks
         with self._lock:
             said = [self._said.popleft() for _ in range(min(len(self._said), _AT_ONCE))]
             dropped, self._dropped = self._dropped, 0
