@@ -12,7 +12,7 @@ Outside an intent, in a program that is no worker, code that makes these calls s
     idempotency_key()                   a fresh key at every call
     checkpoint(), compensate(), emit(), progress()
                                         nothing
-    last_checkpoint()                   the default
+    last_checkpoint(), resume_offset()  the default, 0
     is_replaying(), unwinding()         False
     current(), fencing_token()          UsageError OUTSIDE_INTENT: there is nothing that they could name
 

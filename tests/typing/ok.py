@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, assert_type
 
-from redurable import Client, IntentId, Retry, handler, run, step, testing
+from redurable import Client, IntentId, Retry, emit, handler, progress, resume_offset, run, step, testing
 
 
 @dataclass
@@ -39,6 +39,27 @@ def shrink(data: bytes, factor: int = 2) -> bytes:
 def count(words: list[str]) -> int:
     """A plain def under the bare decorator."""
     return len(words)
+
+
+@step
+async def tokens(prompt: str) -> AsyncIterator[str]:
+    """A stream step."""
+    yield prompt
+
+
+@step(resume=True)
+async def rows(table: str) -> AsyncGenerator[int, None]:
+    """One that goes on."""
+    yield resume_offset()
+
+
+async def listen() -> list[str]:
+    """Items are typed."""
+    async for row in rows("t"):
+        assert_type(row, int)
+    emit({"any": "thing"})
+    progress(1, 2, "halves")
+    return [token async for token in tokens("p")]
 
 
 class Shop:
