@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from contextvars import ContextVar
+from types import GenericAlias
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 from redurable.codec import NIL, Typed, encode, typed
@@ -64,6 +65,10 @@ class _Spec(StepSpec):
         return self._typed
 
 
+def _list_of(item: Any) -> Any:
+    return GenericAlias(list, (item,))
+
+
 def stream_step(function: Callable[..., Any], resume: bool, run_in: str | None, **options: Any) -> Callable[..., Any]:
     """Return the async generator function *function* as a stream step."""
     if run_in not in (None, "loop"):
@@ -82,8 +87,10 @@ def stream_step(function: Callable[..., Any], resume: bool, run_in: str | None, 
         assert stream is not None
         return await stream.pull(lambda: function(*args, **kwargs))
 
-    whole = _Spec(collect, function, lambda item: list[item], **options)
-    chunk = _Spec(pull, function, lambda item: tuple[list[item], bool], **options) if resume else None
+    whole = _Spec(collect, function, _list_of, **options)
+    chunk = (
+        _Spec(pull, function, lambda item: GenericAlias(tuple, (_list_of(item), bool)), **options) if resume else None
+    )
     what = f"step {whole.name!r}"
 
     @functools.wraps(function)
