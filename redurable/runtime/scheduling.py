@@ -106,6 +106,8 @@ async def plan_of(
         queue, type = spec.queue, type or spec.type
         limit_s = spec.timeout if deadline is None else deadline
         shared = spec.shared if shared is None else shared
+    if shared and overlap in ("queue", "replace"):
+        raise ConfigurationError(f"a shared handler waits in no line: overlap={overlap!r} cannot be kept")
     lane = _LANES.get(priority)
     if lane is None:
         raise ConfigurationError(f"priority is 'high', 'normal' or 'low', not {priority!r}")

@@ -170,7 +170,7 @@ class Keeper:
         """Act on the due timer of *intent* (schedule, limit): start, wake or expire it; return the script's word."""
         keys = self.keys
         if intent[0] == MARK:
-            return await schedules.fire(store, intent[1:])
+            return "EARLY" if await schedules.fire(store, intent[1:]) == "EARLY" else "TICK"
         if intent[0] == "~":
             return await review(store, keys, intent[1:])
         while True:

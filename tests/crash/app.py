@@ -43,6 +43,7 @@ _WATCHED = (
     "worker.draining", "worker.stopped", "worker.lost", "worker.orphaned", "worker.stalled", "loop.blocked",
     "loop.failed", "task.failed", "lease.overdue", "intents.mended", "streams.reopened", "store.connected",
     "store.disconnected", "renewal.failed", "recovery.failed", "entries.returned", "loss.taken_back",
+    "schedule.fired",
 )  # fmt: skip
 
 

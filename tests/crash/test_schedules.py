@@ -44,6 +44,9 @@ async def test_500_ticks_by_three_workers_of_which_two_are_killed_are_each_fired
         assert {round((b - a).total_seconds(), 3) for a, b in itertools.pairwise(found)} == {EVERY}, "none twice or out"
         assert (info.missed, info.skipped) == (0, 0)
 
+    told = [event["intent"] for event in fleet.events("schedule.fired")]
+    assert len(told) == len(set(told)), "one of them tells of a tick"
+    assert set(told) <= {intent.id for intent in intents}
     for intent in intents:
         assert await client.wait_for(intent.id, 30) == 40
     await fleet.reap()

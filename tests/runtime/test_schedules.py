@@ -217,6 +217,7 @@ class TestRefused:
             ({"every": 5, "jitter": -1}, "BAD_ARGUMENT"),
             ({"every": 5, "window": "a day"}, "BAD_ARGUMENT"),
             ({"every": 5, "key": "k", "overlap": "queue"}, "BAD_ARGUMENT"),
+            ({"every": 5, "shared": True, "overlap": "replace"}, "BAD_ARGUMENT"),
             ({"every": 5, "priority": "urgent"}, "BAD_ARGUMENT"),
             ({"every": 5, "labels": {"n": 1}}, "BAD_ARGUMENT"),
             ({"every": 5, "to": "a queue"}, "BAD_ARGUMENT"),

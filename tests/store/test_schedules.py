@@ -163,7 +163,9 @@ class TestTick:
         to(world, FIRST)
         due, _ = await world.keeper.due(FIRST, 10)
         assert due == {"@nightly": FIRST}
-        assert await world.keeper.fire(world.store, "@nightly") == "OK"
+        assert await world.keeper.fire(world.store, "@nightly") == "TICK"
+        assert await world.keeper.fire(world.store, "@nightly") == "EARLY"
+        assert (await client.get("nightly")).fired == 1
 
     async def test_a_timer_without_a_schedule_is_dropped(self, world: World, client: Schedules) -> None:
         await world.mux.command("ZADD", world.keys.timers, NOW_MS, MARK + "ghost")
