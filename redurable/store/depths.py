@@ -17,6 +17,7 @@ from redurable.errors import StoreError
 from redurable.model import Reason, Status
 from redurable.store.inspection import workers
 from redurable.store.keys import GROUP, SOLO, Keys
+from redurable.store.limits import LimitInfo, limits
 from redurable.store.store import Store
 
 __all__ = ["SAMPLE", "Overview", "QueueInfo", "overview", "queues"]
@@ -52,7 +53,8 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True, slots=True)
 class Overview:
     """
-    Queues, and of how many in all; how many intents have a timer; how many finished ones are kept, completed and other.
+    Queues, and of how many in all; how many intents have a timer; how many finished ones are kept, completed and other;
+    limits in use.
     """
 
     queues: list[QueueInfo]
@@ -60,6 +62,7 @@ class Overview:
     timers: int
     completed: int
     other: int
+    limits: list[LimitInfo]
 
 
 @dataclass(slots=True)
@@ -117,6 +120,7 @@ async def overview(store: Store, most: int | None = None) -> Overview:
         timers=sum(part.timers for part in parts),
         completed=sum(part.completed for part in parts),
         other=sum(part.other for part in parts),
+        limits=[] if most is None else await limits(store, most),
     )
 
 

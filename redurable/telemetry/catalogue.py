@@ -142,6 +142,15 @@ WAITING = Metric(
     "LIMIT, HELD, UNKNOWN_TYPE. (Who waits for news without a time limit has no timer, and is not among them.)",
 )  # fmt: skip
 WORKERS = Metric("redurable_queue_workers", "gauge", ("queue",), "Live worker processes that serve it.")
+LIMIT_USED = Metric(
+    "redurable_limit_used", "gauge", ("limit",), "Places of a limit that are taken, of all its keys; of 500 of them."
+)
+LIMIT_WAITING = Metric(
+    "redurable_limit_waiting", "gauge", ("limit",), "Handlers and steps' calls that wait for a limit, of all its keys."
+)
+LIMIT_OLDEST = Metric(
+    "redurable_limit_oldest_seconds", "gauge", ("limit",), "How long ago the oldest intent that waits for it was sent."
+)
 TIMERS = Metric("redurable_timers", "gauge", (), "Starts, wakes, deadlines and schedules that are to come.")
 KEPT = Metric(
     "redurable_finished", "gauge", ("kept",),
@@ -149,6 +158,9 @@ KEPT = Metric(
 )  # fmt: skip
 INFO = Metric("redurable_info", "gauge", ("release", "python"), "Always 1: what this worker runs on.")
 
-STORE = (UP, QUEUES, DEPTH, OLDEST, RUNNING, SUSPECTS, DELAYED, WAITING, WORKERS, TIMERS, KEPT, INFO)
+STORE = (
+    UP, QUEUES, DEPTH, OLDEST, RUNNING, SUSPECTS, DELAYED, WAITING, WORKERS, LIMIT_USED, LIMIT_WAITING, LIMIT_OLDEST,
+    TIMERS, KEPT, INFO,
+)  # fmt: skip
 
 METRICS = tuple(metric for metric in (*PROCESS, *STORE) if not metric.name.startswith("_"))

@@ -9,6 +9,7 @@ queue and step that the handlers' modules define the counters are there, at 0, b
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 from redurable import events
 from redurable.model import Reason
 from redurable.store.depths import Overview, QueueInfo
+from redurable.store.limits import LimitInfo
 from redurable.store.refusals import PATIENCE
 from redurable.telemetry import catalogue as c
 from redurable.telemetry.counting import DIRECTORY, OUTCOMES, TAKEN, count_parent
@@ -156,6 +158,11 @@ def _asked(overview: Overview | None) -> list[tuple[Metric, dict[Labels, list[fl
     def each(value: Callable[[QueueInfo], float]) -> dict[Labels, list[float]]:
         return {(queue.name,): [value(queue)] for queue in overview.queues}
 
+    by_name = {name: list(some) for name, some in itertools.groupby(overview.limits, lambda limit: limit.name)}
+
+    def by_limit(value: Callable[[list[LimitInfo]], float]) -> dict[Labels, list[float]]:
+        return {(name,): [value(some)] for name, some in by_name.items()}
+
     return [
         (c.UP, {(): [1]}),
         (c.QUEUES, {(): [overview.total]}),
@@ -166,6 +173,9 @@ def _asked(overview: Overview | None) -> list[tuple[Metric, dict[Labels, list[fl
         (c.DELAYED, each(lambda q: q.delayed)),
         (c.WORKERS, each(lambda q: q.workers)),
         (c.WAITING, {(q.name, r.value): [q.waiting.get(r.value, 0)] for q in overview.queues for r in Reason}),
+        (c.LIMIT_USED, by_limit(lambda limits: sum(limit.used for limit in limits))),
+        (c.LIMIT_WAITING, by_limit(lambda limits: sum(limit.waiting for limit in limits))),
+        (c.LIMIT_OLDEST, by_limit(lambda limits: max(limit.oldest_seconds or 0 for limit in limits))),
         (c.TIMERS, {(): [overview.timers]}),
         (c.KEPT, {("completed",): [overview.completed], ("other",): [overview.other]}),
         about,

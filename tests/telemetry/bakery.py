@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prometheus_client import Counter
 
-from redurable import Retry, TerminalError, current, handler, sleep, step
+from redurable import Limit, Retry, TerminalError, current, handler, sleep, step
 
 ROOM = Path(os.environ.get("TELEMETRY_ROOM", "."))
 MINE = Counter("shop_loaves", "A metric of user code.", ["kind"])
@@ -35,7 +35,7 @@ async def bake(n: int) -> int:
     return n
 
 
-@step
+@step(limit=Limit("oven", concurrency=1000, rate=10_000, per=86_400))
 def knead(n: int) -> int:
     note("ran", "knead")
     return n
@@ -60,7 +60,7 @@ async def hopeless(n: int) -> int:
     raise TerminalError("no flour")
 
 
-@step
+@step(limit=Limit("gates", concurrency=2, key="gate"))
 async def hold(gate: str) -> int:
     """Wait until the file *gate* is there."""
     note("held", gate)

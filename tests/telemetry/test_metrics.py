@@ -144,6 +144,23 @@ def test_every_worker_tells_the_same_of_the_queues(
         assert 0 <= worker.value("redurable_queue_oldest_seconds", queue="nobody") < 60
 
 
+def test_limits_tell_who_has_a_place_and_who_waits(
+    serve: Callable[..., Served], redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    worker = serve("--processes", "1")
+    worker.started(1)
+    with Client(redis_url, namespace=namespace) as client:
+        intents = [client.send("slow", gate) for gate in ("one", "one", "one", "two")]
+        until(lambda: worker.value("redurable_limit_waiting", limit="gates") == 1)
+        until(lambda: worker.value("redurable_limit_used", limit="gates") == 3)
+        assert 0 < worker.value("redurable_limit_oldest_seconds", limit="gates") < 60
+        for gate in ("one", "two"):
+            (tmp_path / gate).touch()
+        for intent in intents:
+            client.wait_for(intent, timeout=20)
+    until(lambda: not worker.value("redurable_limit_waiting") + worker.value("redurable_limit_used", limit="gates"))
+
+
 def test_ticks_of_schedules_are_counted_once_however_many_look(
     serve: Callable[..., Served], redis_url: str, namespace: str
 ) -> None:
