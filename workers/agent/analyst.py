@@ -6,7 +6,6 @@ import functools
 from typing import TypedDict
 
 from agents import Agent, Runner, function_tool
-from agents.items import TResponseStreamEvent
 from openai import AsyncOpenAI
 
 from redurable import handler, idempotency_key, step
@@ -40,15 +39,9 @@ class Answer(TypedDict):
     tokens: int
 
 
-def show(event: TResponseStreamEvent) -> None:
-    """Show the answer as it comes."""
-    if event.type == "response.output_text.delta":
-        print(event.delta, end="", flush=True)
-
-
 @handler(queue="analyst")
 async def answer(question: str) -> Answer:
-    config = durable_config(watch=show)
+    config = durable_config()
     notes = await Runner.run(analyst, question, run_config=config)
     written = Runner.run_streamed(writer, notes.final_output, run_config=config)
     async for _ in written.stream_events():

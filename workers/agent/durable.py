@@ -6,7 +6,8 @@ The OpenAI Agents SDK on redurable: every call of a model, and every call of a t
 - A model's answer is recorded before the SDK sees it, so a recovered run goes on with the same answer and the same
   tool-call ids. Each request carries an Idempotency-Key, the same on every try, for servers that honour it.
 - A streamed answer is one step too: it is recorded when it is complete, and the SDK is given its events then, live as
-  on replay. Whoever wants to see them as they come passes *watch*; it is told them again if the call is made again.
+  on replay. Its text is told as it comes: `async for event in client.stream(id, "model stream")`. Should the call be
+  made again, a "reset" comes before the text of the new answer.
 - A tool under `durable_tool` is a step named by its tool-call id: calls that the model asks for in parallel run in
   parallel and find their own results again. Steps called inside it are recorded one by one, so a tool of three calls
   recovers to its third. A tool without it runs as a part of the handler: it may `sleep` for days, but what it does
@@ -22,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from agents import FunctionTool, Model, ModelProvider, ModelResponse, ModelSettings, RunConfig
@@ -32,18 +33,17 @@ from agents.tool_context import ToolContext
 from agents.usage import deserialize_usage, serialize_usage
 from openai import AuthenticationError, BadRequestError, BaseModel, NotFoundError, PermissionDeniedError
 
-from redurable import Retry, idempotency_key, run
+from redurable import Retry, emit, idempotency_key, run
 
-Watch = Callable[[TResponseStreamEvent], None]
 _RETRY = Retry(never=(AuthenticationError, BadRequestError, NotFoundError, PermissionDeniedError))
 # a cancelled agent shall stop spending: a model's call is interrupted, a tool's is finished
 _ask = run.with_(retry=_RETRY, on_cancel="interrupt")
 
 
-def durable_config(watch: Watch | None = None, models: ModelProvider | None = None, **options: Any) -> RunConfig:
+def durable_config(models: ModelProvider | None = None, **options: Any) -> RunConfig:
     """Return a RunConfig whose models (the SDK's own by default) are journaled; *options* are RunConfig's others."""
     options.setdefault("tracing_disabled", True)  # a replay would trace everything again
-    return RunConfig(model_provider=DurableModels(models or MultiProvider(), watch), **options)
+    return RunConfig(model_provider=DurableModels(models or MultiProvider()), **options)
 
 
 def durable_tool(tool: FunctionTool) -> FunctionTool:
@@ -59,13 +59,12 @@ def durable_tool(tool: FunctionTool) -> FunctionTool:
 class DurableModels(ModelProvider):
     """Gives the models of another provider, journaled."""
 
-    def __init__(self, models: ModelProvider, watch: Watch | None = None) -> None:
+    def __init__(self, models: ModelProvider) -> None:
         self._models = models
-        self._watch = watch
 
     def get_model(self, model_name: str | None) -> Model:
         """Return the model of that name."""
-        return DurableModel(self._models.get_model(model_name), self._watch)
+        return DurableModel(self._models.get_model(model_name))
 
     async def aclose(self) -> None:
         """Close the provider's connections."""
@@ -75,9 +74,8 @@ class DurableModels(ModelProvider):
 class DurableModel(Model):
     """A model each of whose answers is recorded, whole, before anybody acts on it."""
 
-    def __init__(self, model: Model, watch: Watch | None) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
-        self._watch = watch
 
     async def get_response(
         self, system_instructions: str | None, input: Any, model_settings: ModelSettings, *args: Any, **kwargs: Any
@@ -105,8 +103,8 @@ class DurableModel(Model):
             events, settings = [], _keyed(model_settings)
             async for event in self._model.stream_response(system_instructions, input, settings, *args, **kwargs):
                 events.append(event)
-                if self._watch is not None:
-                    self._watch(event)
+                if event.type == "response.output_text.delta":
+                    emit(event.delta)
             return zlib.compress(json.dumps(_plain(events)).encode())  # most of it is the same in every event
 
         found = json.loads(zlib.decompress(await _ask("model stream", listen)))
