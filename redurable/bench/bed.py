@@ -201,13 +201,20 @@ class Bed:
 
     @contextlib.asynccontextmanager
     async def workers(
-        self, namespace: str, handler: str, *, processes: int = 1, lease: float = 10.0, metrics: bool = False
+        self,
+        namespace: str,
+        handler: str,
+        *,
+        app: str = APP,
+        processes: int = 1,
+        lease: float = 10.0,
+        metrics: bool = False,
     ) -> AsyncIterator[Workers]:
-        """Real worker processes that run *handler* of the app, alive and idle when the block begins, ended after."""
+        """Real worker processes that run *handler* of *app* (all, if none is named), idle at first, ended after."""
         options = ["--processes", str(processes), "--concurrency", "100", "--lease", str(lease)]
         options += ["--metrics-port", "0"] * metrics
         log = Path(self._directory.name) / f"worker-{secrets.token_hex(3)}.log"
-        workers = _spawn([f"{APP}:{handler}", "--url", self.url, "--namespace", namespace, *options], log)
+        workers = _spawn([f"{app}:{handler}".rstrip(":"), "--url", self.url, "--namespace", namespace, *options], log)
         try:
             workers.pids = await self._alive(namespace, workers, processes)
             yield workers

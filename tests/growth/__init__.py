@@ -1,0 +1,1 @@
+"""What an operation costs, as more and more is queued, parked, finished, recorded or served."""
