@@ -31,14 +31,16 @@ class Cancellation:
         entry: What was asked, once its place is reached.
         delivered: Whether the handler has met it.
         owed: Whether a thread has still to meet it, at its next durable call.
+        refused: Whether a call inside a step's body was not started because of it.
     """
 
-    __slots__ = ("_announced", "delivered", "entry", "owed")
+    __slots__ = ("_announced", "delivered", "entry", "owed", "refused")
 
     def __init__(self, entry: CancelRequested | None = None) -> None:
         self.entry = entry
         self.delivered = False
         self.owed = False
+        self.refused = False
         self._announced = False
 
     @property

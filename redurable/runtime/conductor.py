@@ -24,6 +24,7 @@ from redurable.journal.rest import QUIET_TURNS, more_turns
 from redurable.model import Called, Compensating, Reason, StepTried, TimerSet
 from redurable.runtime.cancellation import NOT_ASKED, Cancellation
 from redurable.runtime.early import Early
+from redurable.runtime.inside import may_start
 from redurable.runtime.parking import Parking
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope
@@ -148,11 +149,7 @@ class Conductor:
             return
         self.check()
         if call.state == ASKED and INSIDE in call.identity[0]:
-            delay = (call.due - now_ms()) / 1000 if call.due is not None else 0.0
-            if delay > 0:
-                await asyncio.sleep(delay)
-            self.check()
-            call.state = RUNNING
+            await may_start(self, call)
             return
         if self.cancellation.owed and scope.task is None:
             self.cancellation.owed = False

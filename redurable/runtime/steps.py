@@ -27,6 +27,7 @@ from redurable.journal.cursor import RUNNING, Call
 from redurable.model import StepDone
 from redurable.retry import Retry
 from redurable.runtime.bodies import awaited, in_process, in_thread, on_loop
+from redurable.runtime.inside import cut_short
 from redurable.runtime.limit import Limit
 from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.seats import kept, leave, seated
@@ -125,9 +126,11 @@ async def _tried(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: An
         except Exception as error:
             entry = failed(spec, scope, call, error)
         except asyncio.CancelledError:
-            if conductor.signal is None:
-                conductor.give_up(call)
-            raise
+            if not cut_short(conductor, call):
+                if conductor.signal is None:
+                    conductor.give_up(call)
+                raise
+            entry = failed(spec, scope, call, conductor.cancellation.error())
         await closed(scope, call, entry)
 
 
@@ -160,6 +163,10 @@ def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any
             entry = succeeded(spec, scope, call, value)
         except Exception as error:
             entry = failed(spec, scope, call, error)
+        except asyncio.CancelledError:
+            if not cut_short(scope.attempt.conductor, call):
+                raise
+            entry = failed(spec, scope, call, scope.attempt.conductor.cancellation.error())
         finally:
             _exit(spec, scope, call, before)
         scope.ran(spec.name, begun)
@@ -175,6 +182,19 @@ async def _short_failed(
     scope.step = None
     await closed(scope, call, failed(spec, scope, call, error))
     return await _persist(scope, spec, call, args, kwargs)
+
+
+async def _short_canceled(scope: Scope, spec: StepSpec, error: asyncio.CancelledError) -> Any:
+    """A body ended cancelled on the short way: it was cut short, and has failed, or it is given up."""
+    conductor = scope.attempt.conductor
+    if conductor.signal is None and not conductor.over:
+        call = conductor.take_fast_call()
+        if cut_short(conductor, call):
+            scope.step = None
+            await closed(scope, call, failed(spec, scope, call, conductor.cancellation.error()))
+            return concluded(spec, scope, call)
+        conductor.give_up(call)
+    raise error
 
 
 def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
@@ -218,10 +238,8 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
                 recorded = False
         except Exception as error:
             return await _short_failed(scope, spec, n, error, args, kwargs, begun)  # type: ignore[no-any-return]  # typed by the wrapper
-        except asyncio.CancelledError:
-            if conductor.signal is None and not conductor.over:
-                conductor.give_up(conductor.take_fast_call())
-            raise
+        except asyncio.CancelledError as error:
+            return await _short_canceled(scope, spec, error)  # type: ignore[no-any-return]  # it raises
         finally:
             scope.step = None
         # news came meanwhile: the call is like any other now

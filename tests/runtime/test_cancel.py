@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from redurable import Retry, RetryLater, Status, TerminalError, compensate, sleep, step
 from redurable.model import CancelRequested, Compensating, StepDone
-from tests.runtime.world import World, again
+from redurable.runtime.scope import scope_var
+from tests.runtime.world import AT_ONCE, World, again
 
 pytestmark = pytest.mark.anyio
+
+
+def asked_to_end() -> bool:
+    """Whether this attempt has heard of its cancel, and not met it yet."""
+    scope = scope_var.get()
+    assert scope is not None
+    return scope.attempt.conductor.cancellation.pending
 
 
 async def test_an_intent_that_never_ran_is_canceled_at_once(w: World) -> None:
@@ -75,6 +84,93 @@ async def test_a_step_that_may_be_interrupted_is(w: World) -> None:
     await w.client.cancel(intent)
     assert (await w.failure(intent)).status == "CANCELED"
     assert met == ["interrupted"]
+
+
+@pytest.mark.parametrize("how", ["in turn", "gathered", "inner"])
+async def test_in_a_step_that_is_to_finish_no_other_step_starts(w: World, how: str) -> None:
+    ran: list[str] = []
+    in_step, go_on = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def ask(what: str) -> str:
+        ran.append(what)
+        if what == "a":
+            in_step.set()
+            while not asked_to_end():
+                await asyncio.sleep(0.005)
+            go_on.set()
+        return what
+
+    @step
+    async def inner() -> str:
+        return await ask("a") + await ask("b")
+
+    @step(retry=AT_ONCE)
+    async def tool() -> str:
+        try:
+            if how == "inner":
+                return await inner()
+            if how == "in turn":
+                return await ask("a") + await ask("b")
+            return "".join(await asyncio.gather(after_a("b"), ask("a"), after_a("c")))
+        finally:
+            ran.append("tool ends")
+
+    async def after_a(what: str) -> str:
+        await go_on.wait()
+        return await ask(what)
+
+    @step
+    async def undo() -> None:
+        ran.append(await ask("undone"))
+
+    async def main(payload: None) -> None:
+        compensate(undo)
+        try:
+            await tool()
+        finally:
+            await ask("tidy")
+
+    await w.serve(main)
+    intent = await w.send()
+    await in_step.wait()
+    await w.client.cancel(intent)
+    assert (await w.failure(intent)).status == "CANCELED"
+    assert ran == ["a", "tool ends", "undone", "undone"]
+    done = [entry.name for entry in await w.entries(intent, StepDone)]
+    assert done == ["ask", "ask", "undo"], "what had begun is recorded"
+    await w.client.retry(intent)
+    await w.result(intent)
+    assert ran[4:] in (["b", "tool ends", "tidy"], ["b", "c", "tool ends", "tidy"])
+
+
+async def test_in_a_plain_step_too(w: World) -> None:
+    ran: list[str] = []
+    in_step = threading.Event()
+
+    @step
+    def ask(what: str) -> str:
+        ran.append(what)
+        if what == "a":
+            in_step.set()
+            while not asked_to_end():
+                time.sleep(0.005)
+        return what
+
+    @step
+    def tool() -> str:
+        return ask("a") + ask("b")
+
+    def main(payload: None) -> None:
+        compensate(ask, "undone")
+        tool()
+
+    await w.serve(main)
+    intent = await w.send()
+    await asyncio.to_thread(in_step.wait, 10)
+    await w.client.cancel(intent)
+    assert (await w.failure(intent)).status == "CANCELED"
+    assert ran == ["a", "undone"]
 
 
 async def test_a_waiting_intent_is_woken_by_a_cancel(w: World) -> None:
