@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
@@ -94,12 +95,20 @@ class SideProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _pipe(self._process.stdin).close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(OSError):
+            _pipe(self._process.stdin).close()
+        self._end(5)
+
+    def _end(self, patience: float) -> None:
+        """Wait for the process to end; then interrupt it, so that it ends its workers too, or kill it."""
+        for seconds in (patience, 0.5, 10):  # the second interrupt reaches what blocks the loop
+            try:
+                self._process.wait(seconds)
+                return
+            except subprocess.TimeoutExpired:
+                self._process.send_signal(signal.SIGINT)
+        self._process.kill()
+        self._process.wait()
 
     def ask(self, measure: str, within: float = 240, **options: Any) -> dict[str, Any]:
         """Return what *measure* gave, or the error."""
@@ -118,7 +127,7 @@ class SideProcess:
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             if not selector.select(within):
-                self._process.kill()
+                self._end(0)
                 raise TimeoutError(f"no answer within {within:g} s")
         line = stdout.readline()
         if not line:
@@ -145,6 +154,16 @@ class Run:
         self.sides: dict[str, dict[str, Any]] = {"queues": {}, "steps": {}}
         self._pythons: dict[str, Path] = {}
         self._logs = Path(tempfile.mkdtemp(prefix="bench-logs-"))
+
+    def all(self) -> None:
+        """Everything, in order."""
+        self.install()
+        kinds = {peer.kind for peer in self.plan.peers}
+        if "queues" in kinds:
+            self.queues()
+        if "steps" in kinds:
+            self.steps()
+        self.kills()
 
     def install(self) -> None:
         """Make every environment; who cannot be installed is told, and out."""
@@ -290,16 +309,11 @@ class Run:
 
 
 def run(plan: Plan) -> dict[str, Any]:
-    """Run *plan*; return what `tables` and `plot` are made of."""
+    """Run *plan*; return what `tables` and `plot` are made of; after an interrupt, of what there is."""
     begun, load = time.time(), os.getloadavg()[0]
     it = Run(plan)
-    it.install()
-    kinds = {peer.kind for peer in plan.peers}
-    if "queues" in kinds:
-        it.queues()
-    if "steps" in kinds:
-        it.steps()
-    it.kills()
+    with contextlib.suppress(KeyboardInterrupt):
+        it.all()
     return {
         "machine": _machine(it.restate) | {"server": it.server, "load": round(load, 1)},
         "date": time.strftime("%Y-%m-%d", time.gmtime(begun)),

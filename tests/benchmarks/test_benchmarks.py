@@ -7,12 +7,15 @@ No peer is installed or run here, and no figure is judged: `python -m tests.benc
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.benchmarks import plot, servers, tables
@@ -207,6 +210,19 @@ def test_our_steps_are_measured_and_a_killed_worker_is_replaced(server: str, tmp
         assert ours.ask("steps", count=4, each=5)["value"] > 0
         killed = ours.ask("kill", watch=40, settle=1)
         assert 0 < killed["value"] < 40, killed
+
+
+def test_a_side_that_is_given_up_takes_its_workers_with_it(server: str, tmp_path: Path) -> None:
+    with side("on_redurable", server, tmp_path / "log") as ours:
+        assert "no answer within 2 s" in ours.ask("kill", within=2, watch=60)["error"]
+        assert "error" in ours.ask("send", count=1)  # it has ended
+    assert [p for p in psutil.process_iter() if _is_of(p, server)] == []
+
+
+def _is_of(process: psutil.Process, server: str) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.pid != os.getpid() and process.environ().get("BENCH_URL") == server
+    return False
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
