@@ -60,15 +60,20 @@ async def metrics(run: Run) -> list[Row]:
     sizes = run.sizes
     return [
         await _counted(run, "steps", "bench.steps", [sizes.steps] * sizes.long_intents, sizes.steps, "step"),
-        await _counted(run, "noop", "bench.noop", [PAYLOAD] * sizes.intents, 1, "no-op intent"),
+        await _counted(run, "noop", "bench.noop", [PAYLOAD] * (sizes.intents // 2), 1, "no-op intent"),
     ]
 
 
 async def _counted(run: Run, handler: str, queue: str, payloads: list[Any], units: int, what: str) -> Row:
     """Return the CPU of the worker that counts beside that of the one that does not, *units* of *what* an intent."""
     costs: dict[bool, list[float]] = {False: [], True: []}
-    async with run.at_work(handler) as plain, run.at_work(handler, metrics=True) as counting:
-        for n in range(1 + 2 * run.repeat):
+    pairs = 1 + 2 * run.repeat
+    within = 60.0 + 20.0 * pairs
+    async with (
+        run.at_work(handler, within=within) as plain,
+        run.at_work(handler, metrics=True, within=within) as counting,
+    ):
+        for n in range(pairs):
             for on in ((False, True), (True, False))[n % 2]:  # the machine's moods fall on both alike
                 done = await drain(run, counting if on else plain, queue, payloads)
                 if n and done.work.worker_cpu is not None:  # the first pair warms
