@@ -16,7 +16,7 @@ from redurable.store.keys import Keys
 __all__ = ["parked"]
 
 _WAVE = 500
-_WARM = 5000
+_WARM = 30_000  # by then the heap has the size that the collector lets it have
 
 
 async def parked(run: Run) -> list[Row]:
