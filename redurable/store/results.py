@@ -2,7 +2,9 @@
 Waiting for outcomes and news without polling: one channel a client, one a watched intent.
 
 A waiter subscribes first, then reads, then waits. Every reconnect makes all waiters read again, and a slow re-check is
-the safety net: a message is never the only way to learn of an outcome.
+the safety net: a message is never the only way to learn of an outcome. However many wait, the net asks the server no
+more than `_A_SECOND` times a second: each looks again after RECHECK, or later if there are many (with 100,000 waiters,
+each looking every 10 s, a client and its server did little else).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from redurable.store.subscriber import Subscriber
 __all__ = ["Results"]
 
 RECHECK = 10.0
+_A_SECOND = 500
 
 
 class Results:
@@ -58,9 +61,13 @@ class Results:
         if not waiters:
             self._waiters.pop(intent, None)
 
+    def _patience(self) -> float:
+        """Return after how many seconds one that begins to wait now looks again; those before it look before it."""
+        return max(RECHECK, len(self._waiters) / _A_SECOND)
+
     async def sent(self, intent: str, waiter: asyncio.Future[Outcome]) -> Outcome:
         """Return the outcome of an intent that was just sent, *waiter* being there before: nothing is read."""
-        await asyncio.wait([waiter], timeout=RECHECK)
+        await asyncio.wait([waiter], timeout=self._patience())
         if waiter.done() and not waiter.cancelled():
             return waiter.result()
         return await self.outcome(intent)
@@ -81,7 +88,7 @@ class Results:
                         outcome, _ = await inspection.outcome_and_reply(self._store, intent)
                     if outcome is not None:
                         return outcome
-                    await asyncio.wait([waiter], timeout=RECHECK)
+                    await asyncio.wait([waiter], timeout=self._patience())
                     if waiter.done() and not waiter.cancelled():
                         return waiter.result()
                 finally:

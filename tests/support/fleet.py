@@ -28,7 +28,7 @@ from redurable.model import Claimed, StepDone, decode_entry
 from redurable.store.server import PrivateServer
 from redurable.store.store import Store
 
-__all__ = ["Fleet", "Line", "Process", "judge", "until"]
+__all__ = ["ROOT", "Fleet", "Line", "Process", "judge", "until"]
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
