@@ -221,6 +221,19 @@ async def latencies(once: Callable[[], Awaitable[Any]], count: int) -> dict[str,
     return {"p50": percentile(took, 0.5), "p99": percentile(took, 0.99)}
 
 
+async def gathered(send: Callable[[str], Awaitable[Any]], payloads: Sequence[str], at_once: int) -> list[Any]:
+    """Return what *send* gives for each of *payloads*, *at_once* under way: bulk, where there is no such call."""
+    left = iter(payloads)
+    handles: list[Any] = []
+
+    async def one() -> None:
+        for payload in left:
+            handles.append(await send(payload))
+
+    await asyncio.gather(*(one() for _ in range(at_once)))
+    return handles
+
+
 async def in_flight(once: Callable[[], Awaitable[Any]], count: int, at_once: int) -> float:
     """Return the seconds that *count* calls of *once* take, *at_once* of them under way."""
     left = iter(range(count))
@@ -232,6 +245,11 @@ async def in_flight(once: Callable[[], Awaitable[Any]], count: int, at_once: int
     begun = time.perf_counter()
     await asyncio.gather(*(one() for _ in range(at_once)))
     return time.perf_counter() - begun
+
+
+def program(name: str) -> str:
+    """Return the path of a command that a side's environment brought."""
+    return str(Path(sys.executable).parent / name)
 
 
 class Side:

@@ -11,7 +11,7 @@ from typing import Any
 import uvloop
 from arq import create_pool
 from arq.connections import RedisSettings
-from kit import URL, Queue, first_time, tick
+from kit import URL, Queue, first_time, gathered, tick
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 POLL = 0.01
@@ -67,15 +67,7 @@ class Arq(Queue):
         return await self.pool.enqueue_job("noop", payload)
 
     async def send_many(self, payloads: Sequence[str]) -> Sequence[Any]:
-        left = iter(payloads)
-        jobs: list[Any] = []
-
-        async def one() -> None:
-            for payload in left:
-                jobs.append(await self.pool.enqueue_job("noop", payload))
-
-        await asyncio.gather(*(one() for _ in range(32)))
-        return jobs
+        return await gathered(self.send, payloads, 32)
 
     async def result(self, handle: Any) -> Any:
         return await handle.result(60, poll_delay=POLL)

@@ -4,7 +4,6 @@
 """docket: tasks in a stream, results told by pub/sub."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,7 +11,7 @@ from typing import Any
 
 import uvloop
 from docket import Docket, Worker
-from kit import URL, Queue, first_time, tick
+from kit import URL, Queue, first_time, program, tick
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
@@ -50,8 +49,7 @@ class DocketSide(Queue):
     uvloop = True
 
     def worker(self, *, defaults: bool) -> list[str]:
-        program = os.path.join(os.path.dirname(sys.executable), "docket")
-        plain = [program, "worker", "--docket", "bench", "--url", URL, "--tasks", "on_docket:tasks"]
+        plain = [program("docket"), "worker", "--docket", "bench", "--url", URL, "--tasks", "on_docket:tasks"]
         return plain if defaults else [sys.executable, "on_docket.py"]
 
     async def open(self) -> None:

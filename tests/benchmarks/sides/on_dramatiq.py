@@ -3,8 +3,6 @@
 # ///
 """dramatiq: a process of many threads, results in Redis."""
 
-import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +11,7 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
-from kit import URL, Queue, first_time, tick
+from kit import URL, Queue, first_time, program, tick
 
 broker = RedisBroker(url=URL)
 broker.add_middleware(Results(backend=RedisBackend(url=URL), store_results=True))
@@ -42,8 +40,7 @@ class Dramatiq(Queue):
     )
 
     def worker(self, *, defaults: bool) -> list[str]:
-        program = os.path.join(os.path.dirname(sys.executable), "dramatiq")
-        command = [program, "on_dramatiq", "--processes", "1"]
+        command = [program("dramatiq"), "on_dramatiq", "--processes", "1"]
         return command if defaults else [*command, "--threads", "32"]
 
     async def send(self, payload: str) -> Any:

@@ -3,14 +3,12 @@
 # ///
 """huey on Redis, results told by a blocking read."""
 
-import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from huey import RedisHuey
-from kit import URL, Queue, first_time, tick
+from kit import URL, Queue, first_time, program, tick
 
 huey = RedisHuey("bench", url=URL, notify_result=True)
 
@@ -41,7 +39,7 @@ class Huey(Queue):
     )
 
     def worker(self, *, defaults: bool) -> list[str]:
-        command = [os.path.join(os.path.dirname(sys.executable), "huey_consumer"), "on_huey.huey", "--quiet"]
+        command = [program("huey_consumer"), "on_huey.huey", "--quiet"]
         return command if defaults else [*command, "--workers", "4"]
 
     async def send(self, payload: str) -> Any:

@@ -3,13 +3,11 @@
 # ///
 """RQ: the worker that does not fork, since a fork a job costs it most of its speed."""
 
-import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from kit import URL, first_time, tick
+from kit import URL, first_time, program, tick
 from kit import Queue as Side
 from redis import Redis
 from rq import Queue
@@ -36,8 +34,7 @@ class Rq(Side):
     )
 
     def worker(self, *, defaults: bool) -> list[str]:
-        program = os.path.join(os.path.dirname(sys.executable), "rq")
-        command = [program, "worker", "--url", URL, "--quiet"]
+        command = [program("rq"), "worker", "--url", URL, "--quiet"]
         return [*command, "bench"] if defaults else [*command, "--worker-class", "rq.SimpleWorker", "bench"]
 
     async def open(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import uvloop
-from kit import URL, Queue, first_time, tick
+from kit import URL, Queue, first_time, gathered, tick
 from saq import Job
 from saq import Queue as Saq
 
@@ -43,7 +43,7 @@ class SaqSide(Queue):
             "concurrency=32",
             "github.com/tastyware/streaq benchmarks/bench_saq.py; github.com/tobymao/saq docs/settings.md",
         ),
-        ("bulk: gather of enqueue", "github.com/tobymao/saq benchmarks/simple.py"),
+        ("bulk: gather of enqueue, 32 at once", "no bulk call; github.com/tastyware/streaq benchmarks/bench_saq.py"),
         ("send to result: Queue.listen, by pub/sub", "github.com/tobymao/saq saq/queue/base.py: Queue.listen"),
         ("ttl=600 (the default): results are kept", "github.com/tobymao/saq saq/job.py: Job.ttl"),
     )
@@ -63,7 +63,7 @@ class SaqSide(Queue):
         return await self.queue.enqueue("noop", payload=payload)
 
     async def send_many(self, payloads: Sequence[str]) -> Sequence[Any]:
-        return await asyncio.gather(*(self.send(payload) for payload in payloads))
+        return await gathered(self.send, payloads, 32)
 
     async def result(self, handle: Any) -> Any:
         while not handle.completed:  # the job has run: what is left is to store its result

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from kit import URL, Queue, first_time, tick
+from kit import URL, Queue, first_time, gathered, tick
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 broker = RedisStreamBroker(URL, xread_count=32).with_result_backend(RedisAsyncResultBackend(URL))
@@ -55,15 +55,7 @@ class Taskiq(Queue):
         return await noop.kiq(payload)
 
     async def send_many(self, payloads: Sequence[str]) -> Sequence[Any]:
-        left = iter(payloads)
-        tasks: list[Any] = []
-
-        async def one() -> None:
-            for payload in left:
-                tasks.append(await noop.kiq(payload))
-
-        await asyncio.gather(*(one() for _ in range(32)))
-        return tasks
+        return await gathered(self.send, payloads, 32)
 
     async def result(self, handle: Any) -> Any:
         return (await handle.wait_result(check_interval=0.002, timeout=60)).return_value
