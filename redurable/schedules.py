@@ -142,7 +142,7 @@ class Schedules:
             NotFound: SCHEDULE_NOT_FOUND.
         """
         check_outside("deletes schedules")
-        await alter(await self._store(), name, lambda stored, now: _gone(name, stored))
+        await schedules.remove(await self._store(), name)
 
 
 def _known(name: str, stored: Stored | None) -> Stored:
@@ -167,11 +167,6 @@ def _paused(name: str, stored: Stored | None) -> dict[str, Any] | None:
 def _resumed(name: str, stored: Stored | None, now: int) -> dict[str, Any] | None:
     stored = _known(name, stored)
     return {"status": "ACTIVE", **fresh(stored.plan, name, now)} if stored.paused else None
-
-
-def _gone(name: str, stored: Stored | None) -> dict[str, Any]:
-    _known(name, stored)
-    return {}
 
 
 async def declare(store: Store, name: str, plan: Plan) -> None:

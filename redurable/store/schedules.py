@@ -31,8 +31,8 @@ from redurable.store.store import Store
 from redurable.ticks import CatchUp, Due, Rhythm, due, zone
 
 __all__ = [
-    "MARK", "Overlap", "Plan", "Stored", "alter", "fire", "fresh", "mend", "names", "read", "server_ms", "trigger",
-    "unknown",
+    "MARK", "Overlap", "Plan", "Stored", "alter", "fire", "fresh", "mend", "names", "read", "remove", "server_ms",
+    "trigger", "unknown",
 ]  # fmt: skip
 
 MARK = "@"  # begins the members of the timers that are schedules; ids of intents are hexadecimal
@@ -158,7 +158,7 @@ def fresh(plan: Plan, name: str, now: int) -> dict[str, Any]:
 
 async def alter(store: Store, name: str, change: Callable[[Stored | None, int], dict[str, Any] | None]) -> None:
     """
-    Write the fields that *change* answers to the schedule as it is now, and the server's time; none of them delete it.
+    Write the fields that *change* answers to the schedule as it is now, and the server's time.
 
     *change* is asked again if another was faster; with None nothing is written. A field `plan` is packed.
     """
@@ -172,7 +172,7 @@ async def alter(store: Store, name: str, change: Callable[[Stored | None, int], 
             fields["what"] = _encode(fields.pop("plan"))
         words = [word for pair in fields.items() for word in pair]
         expected = stored.revision if stored else ""
-        word = await _write(store, name, expected, revision if words else "", words)
+        word = await _write(store, name, expected, revision, words)
         if word == b"OK":
             return
 
@@ -183,10 +183,28 @@ def _write(store: Store, name: str, expected: str, revision: str, words: list[An
     return store.mux.call(_plan, 0, places, (name, MARK + name, expected, revision, len(words), *words))
 
 
-async def mend(store: Store) -> None:
-    """Put the timers of all schedules right, as they were before a lost write."""
-    for name in await names(store):
+async def remove(store: Store, name: str) -> None:
+    """
+    Delete the schedule *name*, also one that cannot be read here.
+
+    Raises:
+        NotFound: SCHEDULE_NOT_FOUND.
+    """
+    while True:
         revision = await store.mux.command("HGET", store.keys[0].schedule(name), "revision")
+        if revision is None:
+            raise unknown(name)
+        if await _write(store, name, revision.decode(), "", []) == b"OK":
+            return
+
+
+async def mend(store: Store) -> None:
+    """Put back the timers of schedules that a lost write took."""
+    keys = store.keys[0]
+    known = await names(store)
+    timers = await store.mux.command("ZMSCORE", keys.timers, *(MARK + name for name in known)) if known else []
+    for name in [name for name, timer in zip(known, timers, strict=True) if timer is None]:  # most of them are paused
+        revision = await store.mux.command("HGET", keys.schedule(name), "revision")
         if revision is not None:
             await _write(store, name, revision, revision, [])
 

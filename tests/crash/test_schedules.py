@@ -1,4 +1,4 @@
-"""Ticks under kill -9: each fired once, none left out, whoever is there to fire it."""
+"""Ticks and bursts under kill -9: each fired once, none left out, whoever is there to fire it."""
 
 from __future__ import annotations
 
@@ -75,3 +75,15 @@ async def test_what_fell_due_while_no_worker_was_there_is_made_up_by_the_rule(fl
     assert none.missed >= 5
     ticks = sorted(i.labels["tick"] for i in await client.list(label=("schedule", "all"), limit=1000))
     assert datetime.fromisoformat(ticks[0]).timestamp() * 1000 == first
+
+
+async def test_a_burst_outlives_the_worker_that_would_have_started_it(fleet: Fleet) -> None:
+    (first,) = await fleet.start(1)
+    sent = {await fleet.client.send("steps", {"n": n}, debounce=1.5) for n in range(3)}
+    first.kill()
+    await fleet.start(1)
+    (intent,) = sent
+    assert await fleet.client.wait_for(intent, 30) == 2 * 40
+    assert len(fleet.ledger(intent)) == 2
+    await fleet.reap()
+    assert await check_all(await fleet.store()) == {"COMPLETED": 1}

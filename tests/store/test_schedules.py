@@ -186,6 +186,9 @@ class TestTick:
         assert await timers(world) == {"@nightly": FIRST + 5000}
         with pytest.raises(CodecError):
             await client.get("nightly")
+        await client.put("other", to=QUEUE, every=60)
+        await _hset(world, world.keys.schedule("other"), "what", b"\x01")
+        await client.delete("other")
         await _hset(world, key, "what", what)
         to(world, FIRST + 5000)
         assert await fire(world.store, "nightly") == "OK"
