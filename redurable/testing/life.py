@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
+from redurable.codecs.base import Vault
 from redurable.errors import UsageError
 from redurable.model import Envelope
 from redurable.runtime.attempt import Attempt
@@ -33,7 +34,11 @@ class Life:
     Attributes:
         now: The attempt that runs, or ran last.
         alive: Whether it may still be heard of.
+        kind, vault: What attempts are made of.
     """
+
+    kind: type[Attempt] = Attempt
+    vault: Vault | None = None
 
     def __init__(
         self, spec: HandlerSpec, envelope: Envelope, intent: MemoryIntent, resources: Resources | None = None
@@ -67,7 +72,10 @@ class Life:
             self.alive, self._lease, self._killed = True, lease, asyncio.Event()
             if intent.body is not None:
                 self.envelope = decode_envelope(intent.body)
-            attempt = self.now = Attempt(lease, self.spec, self.envelope, self.resources)  # type: ignore[arg-type]  # a lease in all but its class
+            attempt = self.now = self.kind(
+                lease,  # type: ignore[arg-type]  # a lease in all but its class
+                self.spec, self.envelope, self.resources, vault=self.vault,
+            )  # fmt: skip
             lease.on_hint = attempt.hint
             loop = asyncio.get_running_loop()
             if isinstance(loop, VirtualLoop):
