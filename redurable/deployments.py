@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from redurable.errors import NotFound
 from redurable.store import deployments
@@ -22,6 +22,10 @@ class Deployments:
     async def list(self, *, queue: str | None = None) -> builtins.list[Deployment]:
         """Return each version of each queue (or of *queue*) with its workers and open intents, the newest first."""
         return await deployments.deployments(await self._store(), queue)
+
+    async def intents(self, queues: Collection[str], version: str | None = None) -> builtins.list[str]:
+        """Return the ids of the open intents of *queues*; with *version*, of those pinned to it."""
+        return await deployments.open_intents(await self._store(), queues, version)
 
     async def promote(self, queue: str, version: str | None) -> None:
         """

@@ -8,6 +8,7 @@ import typer
 
 from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import age, iso, note, print_json, print_line, run, table
+from redurable.cli.rehearse import check
 from redurable.errors import ConfigurationError
 
 __all__ = ["app"]
@@ -28,6 +29,8 @@ def list_(context: typer.Context, url: Url = None, namespace: Namespace = None, 
     An intent stays on the version whose worker took it up first, whatever happens to it: keep workers of that version
     until it has no open intents. Fresh intents go to the queue's current version: the newest, or the one promoted by
     [bold]redurable deployments promote[/bold]. What began before there were versions is taken by any worker.
+
+    [bold]redurable deployments check myapp[/bold] says whether this code could go on with what is open.
 
     JSON: an array of objects: queue, version (null: pinned to none), current, promoted, since, workers, intents,
     fresh, oldest, safe, why.
@@ -107,3 +110,6 @@ def promote(
         return
     for queue in queues:
         print_line(f"{queue}  {version or 'the newest version'} is current")
+
+
+app.command("check")(check)

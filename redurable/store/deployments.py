@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
 import msgspec
@@ -27,7 +28,7 @@ from redurable.store.keys import check_queue
 from redurable.store.scripts import load
 from redurable.store.store import Store
 
-__all__ = ["Deployment", "deployments", "promote", "versions"]
+__all__ = ["Deployment", "deployments", "open_intents", "promote", "versions"]
 
 _promote = load("promote")
 _PAGE = 500
@@ -165,6 +166,21 @@ def _why(version: str, current: bool, to: str, count: _Count, fresh: int, alive:
 async def _counts(store: Store) -> dict[tuple[str, str], _Count]:
     """Return what is open, by (queue, version; "" = none)."""
     found: dict[tuple[str, str], _Count] = {}
+    async for _, queue, version, created, fresh in _open(store):
+        count = found.setdefault((queue, version), _Count())
+        count.intents += 1
+        count.fresh += fresh
+        count.oldest = min(created, count.oldest or created)
+    return found
+
+
+async def open_intents(store: Store, queues: Collection[str], version: str | None = None) -> list[str]:
+    """Return the ids of what is open in *queues*, pinned to *version* if that is given."""
+    return [i async for i, queue, pin, _, _ in _open(store) if queue in queues and version in (None, pin)]
+
+
+async def _open(store: Store) -> AsyncIterator[tuple[str, str, str, int, bool]]:
+    """Give (id, queue, version or "", created in ms, whether it begins yet) of every open intent, each once."""
     for keys in store.keys:
         cursor, seen = b"0", set[bytes]()
         while True:
@@ -172,13 +188,11 @@ async def _counts(store: Store) -> dict[tuple[str, str], _Count]:
             page = [key for key in page if key not in seen]  # a walk may give a key twice
             seen.update(page)
             names = ("status", "queue", "version", "created", "fence")
-            for head in await asyncio.gather(*(store.mux.command("HMGET", key, *names) for key in page)):
+            heads = await asyncio.gather(*(store.mux.command("HMGET", key, *names) for key in page))
+            for key, head in zip(page, heads, strict=True):
                 status, queue, version, created, fence = ((word or b"").decode() for word in head)
                 if status and not Status(status).final:
-                    count = found.setdefault((queue, version), _Count())
-                    count.intents += 1
-                    count.fresh += not version and (not fence or head[2] is not None)
-                    count.oldest = min(int(created), count.oldest or int(created))
+                    fresh = not version and (not fence or head[2] is not None)
+                    yield key.decode()[len(keys.head_prefix) :], queue, version, int(created), fresh
             if cursor == b"0":
                 break
-    return found

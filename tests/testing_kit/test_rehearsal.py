@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from redurable import Depends, TerminalError, compensate, patched, promise, run, sleep, state, step, sync, testing
@@ -39,8 +39,19 @@ def _findings(handler: Any, journal: list[bytes], payload: Any = None, **head: A
 # --- no false alarm
 
 
-@settings(deadline=None, database=None, max_examples=200, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(program=programs(), seed=st.integers(0, 1 << 20), cuts=st.lists(st.integers(0, 500), min_size=2, max_size=2))
+def _handler(play: Play) -> Any:
+    async def handle() -> Any:
+        return await play.handle()
+
+    return handle
+
+
+@pytest.mark.timeout(300)
+@settings(
+    deadline=None, database=None, max_examples=200, suppress_health_check=list(HealthCheck), derandomize=True,
+    phases=[Phase.generate],
+)  # fmt: skip
+@given(program=programs(), seed=st.integers(0, 1 << 20), cuts=st.lists(st.integers(0, 500), min_size=1, max_size=1))
 def test_unchanged_programs_give_no_alarm_wherever_they_stand(program: Node, seed: int, cuts: list[int]) -> None:
     stage: list[Stage] = []
 
@@ -56,10 +67,7 @@ def test_unchanged_programs_give_no_alarm_wherever_they_stand(program: Node, see
         ran: list[Any] = []
         play.log, play.see = ran.append, lambda _: None
 
-        async def handle(play: Play = play) -> Any:
-            return await play.handle()
-
-        assert _findings(handle, journal[:cut]) == [], (cut, stage[0].bench.intent.entries)
+        assert _findings(_handler(play), journal[:cut]) == [], (cut, stage[0].bench.intent.entries)
         assert ran == [], "a body ran"
 
 
