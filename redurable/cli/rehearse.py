@@ -18,6 +18,7 @@ from redurable.cli.worker import AppDir, CodecOf, Queue, Target, load
 from redurable.errors import ConfigurationError, NotFound, WrongState
 
 if TYPE_CHECKING:
+    from redurable.codecs.base import Vault
     from redurable.runtime.handlers import HandlerSpec
     from redurable.testing.rehearsal import Finding
 
@@ -68,22 +69,8 @@ def check(
     if version is not None:
         check_version(version)
     specs = by_queue(load(target, queue, str(app_dir.resolve()) if app_dir is not None else None))
-    vault = vault_of(codec)
-
-    async def work() -> tuple[int, list[Finding]]:
-        from redurable.testing.rehearsal import rehearse
-
-        records = _stored(specs, version, url, namespace) if source is None else _written(source, specs, version)
-        count, found = 0, list["Finding"]()
-        with _progress() as tell:
-            async for record, total in records:
-                with contextlib.redirect_stdout(sys.stderr):  # what the handlers print is not our answer
-                    found += await asyncio.to_thread(rehearse, specs[record["head"]["queue"]], record, vault)
-                count += 1
-                tell(count, total)
-        return count, found
-
-    checked, findings = run(work())
+    records = _stored(specs, version, url, namespace) if source is None else _written(source, specs, version)
+    checked, findings = run(_all(records, specs, vault_of(codec)))
     breaks = {f.intent for f in findings if f.breaks}
     changes = {f.intent for f in findings} - breaks
     if as_json:
@@ -94,6 +81,22 @@ def check(
     else:
         _say(checked, findings, breaks, changes)
     raise typer.Exit(1 if breaks or (strict and changes) else 0)
+
+
+async def _all(
+    records: AsyncIterator[tuple[dict[str, Any], int]], specs: Specs, vault: Vault | None
+) -> tuple[int, list[Finding]]:
+    """Rehearse each of *records*; return how many there were, and what was found."""
+    from redurable.testing.rehearsal import rehearse
+
+    count, found = 0, list["Finding"]()
+    with _progress() as tell:
+        async for record, total in records:
+            with contextlib.redirect_stdout(sys.stderr):  # what the handlers print is not our answer
+                found += await asyncio.to_thread(rehearse, specs[record["head"]["queue"]], record, vault)
+            count += 1
+            tell(count, total)
+    return count, found
 
 
 def _say(checked: int, findings: list[Finding], breaks: set[str], changes: set[str]) -> None:

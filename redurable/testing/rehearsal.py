@@ -40,7 +40,7 @@ __all__ = ["Finding", "rehearse"]
 _LONGEST = 45.0  # s of virtual time; longer than the engine is patient with what is not durable
 _LOOK = 0.05
 _NEVER = 1 << 60
-_HARMLESS = frozenset({"note", "read", "read_checkpoints", "withdraw"})
+_HARMLESS = frozenset({"note", "read", "read_checkpoints", "read_marks", "tell", "withdraw"})  # and that only in memory
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

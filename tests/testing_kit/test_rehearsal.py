@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from redurable import Depends, TerminalError, compensate, patched, promise, run, sleep, state, step, sync, testing
+from redurable import Depends, TerminalError, compensate, emit, patched, promise, run, sleep, state, step, sync, testing
 from redurable.errors import ConfigurationError
 from redurable.model import Envelope, encode_entry
 from redurable.portable import Parts, pack
@@ -242,6 +242,21 @@ def pool() -> Any:
 
 async def _plain_pair(payload: Any) -> Any:
     return [await run("look", _note), await run("again", _note)]
+
+
+def test_what_is_told_on_the_way_is_not_the_end() -> None:
+    def made(name: str) -> Any:
+        async def handler(payload: Any) -> Any:
+            emit({"began": True})
+            await asyncio.sleep(0.1)  # long enough for what is told in batches
+            return [await run("look", _note), await run(name, _note)]
+
+        return handler
+
+    journal = [encode_entry(e) for e in testing.run(made("again"), 1).journal]
+    assert _findings(made("again"), journal, 1) == []
+    (hit,) = _findings(made("anew"), journal, 1)
+    assert (hit.code, hit.step) == ("JOURNAL_MISMATCH", "again#1")
 
 
 def test_plain_handlers_are_followed_too() -> None:
