@@ -66,6 +66,7 @@ class Limit:
         per = seconds(self.per, "Limit(per=)")
         if not SHORTEST <= per <= LONGEST:
             raise _bad(f"Limit(per=) is {SHORTEST} seconds to a day, not {self.per!r}")
+        object.__setattr__(self, "per", per)
         if self.key is not None and not callable(self.key) and not (isinstance(self.key, str) and self.key):
             raise _bad(f"Limit(key=) is the name or path of an argument, or a function, not {self.key!r}")
 

@@ -19,7 +19,7 @@ from redurable.retry import Retry
 from redurable.runtime.limit import Limit, limits_of
 from redurable.runtime.scope import Scope
 
-__all__ = ["OnCancel", "RunIn", "StepSpec", "remember", "return_annotation", "step_spec", "steps_of"]
+__all__ = ["OnCancel", "RunIn", "StepSpec", "known_steps", "remember", "return_annotation", "step_spec", "steps_of"]
 
 RunIn = Literal["loop", "thread", "process"]
 OnCancel = Literal["finish", "interrupt"]
@@ -118,6 +118,11 @@ def step_spec(function: Any) -> StepSpec | None:
         return _specs.get(function)
     except TypeError:  # neither hashable nor a step
         return None
+
+
+def known_steps() -> list[StepSpec]:
+    """Return the specs of all steps of this process."""
+    return list(_specs.values())
 
 
 def steps_of(module: str) -> list[str]:

@@ -2,11 +2,11 @@
 Limits in the store: places that are taken, waited for, given back and looked after, and what there is to see of them.
 
 A limit is known by its id: its name, or `<name>:<key>`. What it allows is told by whoever asks, and kept in its book
-for those who hand on: the last to ask is right, so a new deployment's numbers hold from its first call. A limit that
-nobody uses, waits for or counts leaves no key. The rules are in `lua/_limit.lua`. Invariants: nobody passes one who
-waits (the older intent goes first); what is full is never exceeded by who is called up, for a place is kept for them;
-a place belongs to a fence, and is free when that has given it back, or its owner is found dead, or a lease after its
-intent went on without it.
+for those who hand on: the last to ask is right, so a new deployment's numbers hold from its first call. It is kept in
+the partition of who asks; there is one so far. A limit that nobody uses, waits for or counts leaves no key. The rules
+are in `lua/_limit.lua`. Invariants: nobody passes one who waits (the older intent goes first); what is full is never
+exceeded by who is called up, for a place is kept for them; a place belongs to a fence, and is free when that has given
+it back, or its owner is found dead, or a lease after its intent went on without it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ import msgspec
 from redurable.clock import now_ms
 from redurable.errors import ConfigurationError
 from redurable.runtime.handlers import HandlerSpec
+from redurable.runtime.limit import Limit
 from redurable.runtime.scheduling import declarations, plan_of
+from redurable.runtime.spec import known_steps
 from redurable.schedules import declare
 from redurable.store.inspection import WorkerInfo, workers
 from redurable.store.schedules import Plan
@@ -31,7 +33,7 @@ RELEASE = "0.1.0"
 
 
 def by_queue(handlers: list[HandlerSpec]) -> dict[str, dict[str, HandlerSpec]]:
-    """Return *handlers* by queue and type; ConfigurationError QUEUE_TAKEN when two would serve the same."""
+    """Return *handlers* by queue and type; ConfigurationError QUEUE_TAKEN, BAD_LIMIT when two disagree."""
     queues: dict[str, dict[str, HandlerSpec]] = {}
     for spec in handlers:
         types = queues.setdefault(spec.queue, {})
@@ -43,7 +45,23 @@ def by_queue(handlers: list[HandlerSpec]) -> dict[str, dict[str, HandlerSpec]]:
                 hint="give them different queues or types: @handler(type=...)",
             )
         types[spec.type] = spec
+    _check_limits(handlers)
     return queues
+
+
+def _check_limits(handlers: list[HandlerSpec]) -> None:
+    """Two numbers for what one name shares would take turns: whoever asks last is right."""
+    said: dict[str, tuple[Limit, str]] = {}
+    declared = [(limit, spec.queue, f"handler {spec.name}") for spec in handlers for limit in spec.limits]
+    declared += [(limit, "", f"step {spec.name}") for spec in known_steps() for limit in spec.limits if limit.name]
+    for limit, default, by in declared:
+        name = f"{limit.name or default}{':' if limit.key is not None else ''}"
+        other, other_by = said.setdefault(name, (limit, by))
+        if (other.concurrency, other.rate, other.per) != (limit.concurrency, limit.rate, limit.per):
+            raise ConfigurationError(
+                f"limit {name.rstrip(':')!r} is one thing for {other_by} and another for {by}", code="BAD_LIMIT",
+                hint="share one Limit object, or give them different names",
+            )  # fmt: skip
 
 
 def _types(worker: Worker) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from redurable import ConfigurationError, Limit, Retry, Status, UsageError, compensate, handler, sleep, step
+from redurable import ConfigurationError, Limit, Retry, Status, UsageError, compensate, handler, sleep, step, testing
 from redurable.model import Reason
 from redurable.runtime.handlers import spec_of
 from redurable.store.limits import limits
@@ -594,4 +594,56 @@ async def test_a_step_does_not_wait_for_what_its_own_handler_has(w: World) -> No
     handler(queue=QUEUE, limit=Limit("x", concurrency=1))(main)
     await w.serve_specs(spec_of(main))
     assert await w.call() == "LIMIT_NESTED"
+    await free(w)
+
+
+async def test_two_numbers_for_one_name_are_refused_before_anything_is_claimed(w: World) -> None:
+    @step(limit=Limit("disputed", concurrency=1))
+    async def work() -> None: ...
+
+    async def main(_: None) -> None:
+        await work()
+
+    handler(queue=QUEUE, limit=Limit("disputed", concurrency=2))(main)
+    with pytest.raises(ConfigurationError, match=r"limit 'disputed' .*\[BAD_LIMIT\]"):
+        await w.serve_specs(spec_of(main))
+    handler(queue=QUEUE, limit=[Limit("disputed", concurrency=2, key="x"), Limit("other", rate=1)])(main)
+    await w.serve_specs(spec_of(main))  # those with a key are others
+
+
+def test_a_run_in_memory_has_nobody_to_share_with() -> None:
+    @step(limit=Limit("alone", rate=1, per=3600, key="n"))
+    async def work(n: Any) -> Any:
+        return n
+
+    @handler(limit=Limit(concurrency=1, key="n"))
+    async def main(payload: dict[str, Any]) -> list[Any]:
+        return [await work(payload["m"]), await work(payload["m"])]
+
+    assert testing.run(main, {"n": 1, "m": 2}).result == [2, 2]
+    for payload in ({"m": 1}, {"n": 1, "m": None}):
+        run = testing.run(main, payload)
+        assert run.status == "FAILED"
+        assert run.error is not None
+        assert run.error.code == "LIMIT_KEY"
+
+
+async def test_a_stream_holds_its_place_to_its_end(w: World) -> None:
+    room = Room()
+
+    @step(limit=Limit(concurrency=1))
+    async def answer(n: int) -> AsyncIterator[int]:
+        async with room.visit(n):
+            for i in range(3):
+                await asyncio.sleep(0.002)
+                yield i
+
+    async def main(n: int) -> list[int]:
+        return [item async for item in answer(n)]
+
+    await w.serve(main)
+    ids = [await w.send(n) for n in range(6)]
+    for i in ids:
+        assert await w.result(i) == [0, 1, 2]
+    assert room.most[None] == 1
     await free(w)

@@ -39,7 +39,8 @@ local function hand_on(limit, env, me)
     local left = most[2] - counted - redis.call('ZCOUNT', limit.used, 1, '+inf')
     free, full = math.min(free, left), places and left <= 0
   end
-  local first = free > 0 and redis.call('ZRANGE', limit.line, 0, 199) or {}
+  -- some more than there is room for: of those in line some may be gone
+  local first = free > 0 and redis.call('ZRANGE', limit.line, 0, math.min(free + 9, 199)) or {}
   for _, place in ipairs(first) do
     if free <= 0 then break end
     redis.call('ZREM', limit.line, place)

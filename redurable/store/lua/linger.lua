@@ -21,6 +21,7 @@ drop(stream, entry)
 if k ~= '0' then redis.call('HDEL', head, 'losses', 'lost') end
 if seen == '' and h[6] == '1' then
   if length == 0 then redis.call('HDEL', head, 'attempt') else redis.call('HSET', head, 'attempt', 0) end
+  redis.call('HDEL', head, 'started')
   if h[7] then redis.call('HSET', head, 'version', '') end -- it begins on what is current then
 end
 if h[5] then
