@@ -18,7 +18,6 @@ import os
 import random
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -41,9 +40,9 @@ SETTLE = 6.0  # s that two workers have for getting acquainted before one is kil
 # --- what jobs leave --------------------------------------------------------------------------------------------------
 
 TICK = 0.01  # s; the tally is kept in slots as long as this
-_SLOTS = 60_000
+_SLOTS = 60_000  # and before them the number of all
 _lock = threading.Lock()
-_tally: tuple[int, float, mmap.mmap] | None = None
+_tally: tuple[int, float, memoryview] | None = None
 
 
 def tick() -> None:
@@ -51,13 +50,20 @@ def tick() -> None:
     global _tally
     with _lock:
         if _tally is None or _tally[0] != os.getpid():  # a forked child has a tally of its own
-            path = Path(os.environ["BENCH_TALLY"], str(os.getpid()))
-            path.write_bytes(bytes(4 * _SLOTS))
-            with path.open("r+b") as file:
-                _tally = (os.getpid(), float(os.environ["BENCH_ORIGIN"]), mmap.mmap(file.fileno(), 0))
-        _, origin, slots = _tally
-        place = 4 * int((time.monotonic() - origin) / TICK)
-        slots[place : place + 4] = struct.pack("=I", struct.unpack("=I", slots[place : place + 4])[0] + 1)
+            _tally = _begin()
+        _, origin, counts = _tally
+        counts[0] += 1
+        counts[1 + int((time.monotonic() - origin) / TICK)] += 1
+
+
+def _begin() -> tuple[int, float, memoryview]:
+    path = Path(os.environ["BENCH_TALLY"], str(os.getpid()))
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(bytes(4 + 4 * _SLOTS))
+    fresh.rename(path)
+    with path.open("r+b") as file:
+        counts = memoryview(mmap.mmap(file.fileno(), 0)).cast("I")
+    return os.getpid(), float(os.environ["BENCH_ORIGIN"]), counts
 
 
 def first_time(mark: str) -> bool:
@@ -83,18 +89,24 @@ class Tally:
         """Remove it."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def _files(self) -> list[Path]:
+        return [path for path in self.directory.iterdir() if path.name.isdigit()]
+
     def slots(self) -> list[memoryview]:
         """Return one count a slot, for every process that worked."""
-        whole = 4 * _SLOTS
-        return [memoryview(data).cast("I") for p in self.directory.iterdir() if len(data := p.read_bytes()) == whole]
+        return [memoryview(path.read_bytes()).cast("I")[1:] for path in self._files()]
 
     def count(self) -> int:
-        """Return how many jobs were counted."""
-        return sum(sum(slots) for slots in self.slots())
+        """Return how many jobs were counted; cheap, since it is asked while they are."""
+        total = 0
+        for path in self._files():
+            with path.open("rb") as file:
+                total += int.from_bytes(file.read(4), sys.byteorder)
+        return total
 
     def processes(self) -> int:
         """Return how many processes counted any."""
-        return len(self.slots())
+        return len(self._files())
 
 
 def rate(slots: Sequence[Sequence[int]]) -> float:
