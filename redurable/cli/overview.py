@@ -25,7 +25,8 @@ def list_(context: typer.Context, url: Url = None, namespace: Namespace = None, 
 
     Queued ones are taken by the next free worker. Delayed ones have their start to come, waiting ones sleep, are to be
     tried again, wait for news or for a limit; unknown ones are put down every five seconds because no worker that met
-    them has a handler of their type. Suspects' process died twice; each is run alone, so that it takes no others with it.
+    them has a handler of their type. Suspects' process died twice; each is run alone, so that it takes no others with
+    it.
 
     JSON: an array of objects: name, queued, running, delayed, waiting (by reason), unknown, suspects, oldest_seconds,
     workers, paused.
