@@ -258,7 +258,8 @@ class Attempt:
         conductor = self.conductor
         signal = conductor.signal
         conductor.over = True
-        await self._written()
+        if self.telling is not None or not self.recorder.idle:
+            await self._written()
         if self._parked:
             return "parked"
         if self.recorder.lost is not None:
@@ -336,13 +337,13 @@ class Attempt:
 
     async def _written(self) -> None:
         """Return when nothing is on its way to the store."""
-        if not self.recorder.idle:
-            await self.recorder.settled()
+        await self.recorder.settled()
         if self.telling is not None:
-            await self.telling.flush()
+            await self.telling.flush(last=True)
 
     async def _settle(self, status: Status, data: bytes = NIL, error: ErrorInfo | None = None) -> str:
-        await self._written()
+        if self.telling is not None or not self.recorder.idle:
+            await self._written()
         outcome = Outcome(status, msgspec.Raw(data), error)
         if self.vault is not None:
             outcome = await self.vault.seal_struct(outcome)

@@ -23,7 +23,7 @@ from redurable import spans
 from redurable.clock import Seconds, monotonic, now_ms
 from redurable.errors import ConfigurationError, UsageError
 from redurable.events import emit
-from redurable.journal.cursor import RUNNING, Call
+from redurable.journal.cursor import INSIDE, RUNNING, Call
 from redurable.model import StepDone
 from redurable.retry import Retry
 from redurable.runtime.bodies import awaited, in_process, in_thread, on_loop
@@ -61,7 +61,13 @@ async def closed(scope: Scope, call: Call, entry: Any) -> None:
     """Record *entry*; return when the call is done, or may be tried again."""
     conductor = scope.attempt.conductor
     if scope.attempt.telling is not None:
-        await scope.attempt.telling.flush()  # what its body told would not be told again
+        try:
+            await scope.attempt.telling.flush()  # what its body told would not be told again
+        except asyncio.CancelledError:
+            conductor.bodies.discard(call)
+            if conductor.signal is None and INSIDE not in call.identity[0]:
+                conductor.give_up(call)
+            raise
     await conductor.record(scope, call, entry)
     await conductor.wait(scope, call)
 

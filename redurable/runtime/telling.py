@@ -116,23 +116,22 @@ class Telling:
             self._marks = found if self._marks is None else self._marks
         return self._marks.get(part, 0)
 
-    async def flush(self) -> None:
-        """Return when all that was told is in the store, or the store does not answer."""
+    async def flush(self, *, last: bool = False) -> None:
+        """Return when all events told so far are in the store, with *last* the progress too, or it does not answer."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST):
-                self._next_progress = 0.0
-                while not self._over and (self._said or self._news):
+                while not self._over and (self._flight is not None or self._said or (last and self._news)):
                     if self._flight is None:
+                        self._next_progress = 0.0 if last else self._next_progress
                         self._start()
                     assert self._flight is not None
-                    news = self._news
                     await asyncio.wait([self._flight])
-                    if not self._said and self._news and news:
-                        return  # progress of a replay: the next attempt tells it
+                    if not self._said and self._attempt.recorder.cursor.replaying:
+                        return  # the progress of a replay is for the next attempt to tell
 
     async def before_park(self) -> bool:
         """Write all before the intent is put down; whether nothing has begun meanwhile (else it is looked at again)."""
-        await self.flush()
+        await self.flush(last=True)
         return not self._attempt.conductor.bodies and self._attempt.recorder.idle
 
     def _soon(self) -> None:

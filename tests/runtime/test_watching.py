@@ -27,6 +27,7 @@ from redurable import (
     run,
     sleep,
     step,
+    sync,
 )
 from redurable.codecs import AesGcm
 from redurable.codecs.base import Vault
@@ -488,6 +489,49 @@ async def test_what_cannot_be_told_is_refused_where_it_is_said(w: World) -> None
     assert refused == ["NOT_SERIALISABLE", "PAYLOAD_TOO_LARGE", *["BAD_ARGUMENT"] * 6]
     assert [len(value) for *_, value in events(await observed(w.client, intent))] == [65_000]
     assert (await w.get(intent)).progress == Progress(0, 0, "nothing to do")
+
+
+async def test_a_step_that_is_given_up_while_its_events_are_written_is_not_done(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, slow = telling.Telling.flush, asyncio.Event()
+
+    async def late(self: telling.Telling, *, last: bool = False) -> None:
+        if not slow.is_set():
+            slow.set()
+            await asyncio.sleep(5)
+        await flush(self, last=last)
+
+    monkeypatch.setattr(telling.Telling, "flush", late)
+
+    async def h() -> str:
+        try:
+            async with asyncio.timeout(0.2):
+                await count(1)
+        except TimeoutError:
+            value = await run("instead", lambda: "instead")
+            again(2)
+            return value
+        return "in time"
+
+    await w.serve(h)
+    assert await w.call() == "instead"
+
+
+async def test_the_blocking_client_watches_alike(w: World) -> None:
+    async def h() -> None:
+        await count(3)
+
+    await w.serve(h)
+    intent = await w.send()
+
+    def watch() -> tuple[list[Any], list[Any]]:
+        with sync.Client(w.url, namespace=w.namespace) as client:
+            return list(client.observe(intent)), list(client.stream(intent, "count"))
+
+    seen, stream = await asyncio.to_thread(watch)
+    assert [what for _, what in seen if not isinstance(what, Event)] == await w.journal(intent)
+    assert [event.value for event in stream] == [0, 1, 2]
 
 
 async def test_outside_an_intent_nothing_is_told() -> None:
