@@ -350,7 +350,7 @@ class Attempt:
         word = await self.lease.settle(status.value, pack_outcome(outcome), self.spec.keep_ms(status))
         if word != b"OK":
             return await self._refused(word)
-        if self.owes or self.envelope.parent:
+        if (self.owes or self.envelope.parent) and not self.lease.alone:
             with contextlib.suppress(StoreError):  # then whoever sees that it is due
                 await relay(self.lease.store, self.lease.id)
         return status.value

@@ -65,16 +65,17 @@ class _Child:
             )
         if (debounce := options.get("debounce")) is not None:
             burst_of(debounce)  # which refuses it, before anything is journaled
+        self.queue: str = to if isinstance(to, str) else spec_of(to).queue
+        self.stand_in = attempt.stand_ins.get(f"call {self.queue}")
         store: Any = attempt.lease.store
-        if not isinstance(store, Store):
+        if not isinstance(store, Store) and self.stand_in is None:
             raise UsageError(
                 "call() and send() need a server: nobody runs other intents in memory", code="TEST_WORKER",
-                hint="test it with a worker (redurable.testing), or stub what calls",
+                hint=f"say what comes of it, run(..., children={{{self.queue!r}: ...}}), or test it with a worker",
             )  # fmt: skip
         self.attempt = attempt
         self.store = store
         self.to, self.payload, self.options = to, payload, options
-        self.queue: str = to if isinstance(to, str) else spec_of(to).queue
         cursor, parent = attempt.conductor.cursor, attempt.lease.id
         known = cursor.called.get(identity)
         if known is not None:
@@ -100,6 +101,9 @@ class _Child:
     async def submit(self, waited: bool) -> bool:
         """Store the child; again is no matter. Return whether it stands in its session's line."""
         attempt, payload = self.attempt, self.payload
+        if self.stand_in is not None:
+            await self.stand_in(self.id, payload, waited)
+            return False
         if attempt.vault is not None:
             payload = await attempt.vault.wrap(payload, attempt.limit)
         parent = attempt.lease.id
@@ -118,6 +122,9 @@ class _Child:
             UsageError: SESSION_DEADLOCK; the child is there, and waits in line.
         """
         lease, line = self.attempt.lease, self.line
+        if self.stand_in is not None:
+            await self.submit(True)
+            return
         if line is not None:
             await check_deadlock(self.store, lease.id, self.queue, line)
         # both leave together: a process that dies now has not written yet that it has called this child
@@ -136,6 +143,8 @@ class _Child:
 
     async def cancel(self) -> None:
         """Ask the child to end, if it was stored."""
+        if self.stand_in is not None:
+            return
         with contextlib.suppress(NotFound):
             await self.store.cancel(self.id, "its parent gave it up")
 
@@ -199,7 +208,7 @@ async def _outcome(scope: Scope, name: str, to: Any, payload: Any, options: Send
     cursor = conductor.cursor
     identity = (scope.place(), name, scope.number(name))
     child = _Child(attempt, identity, to, payload, options)
-    attempt.owes = True
+    attempt.owes = attempt.owes or child.stand_in is None
     held = conductor.ask(scope, identity, child.id, Reason.INTENT)
     started = cursor.called.get(identity)
     if started is not None:

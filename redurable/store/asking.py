@@ -24,6 +24,7 @@ class Asking:
 
     __slots__ = ()
 
+    alone = False  # whether it is kept in memory, where there are no others to tell
     id: str
     fence: bytes
     head: str

@@ -61,6 +61,7 @@ def _goes_on(entry: Entry) -> bool:
 
 class _Secret:
     secret = "0:" + "00" * 32
+    keys = ("",)  # one partition
     limited = False
 
 
@@ -80,6 +81,8 @@ class _Telling:
 
 class MemoryLease(_Telling):
     """`redurable.store.lease.Lease` on a `MemoryIntent`; *on_hint* is called at news, *on_cut* when a kill comes."""
+
+    alone = True
 
     def __init__(self, intent: MemoryIntent) -> None:
         head = intent.head
@@ -221,7 +224,7 @@ class MemoryLease(_Telling):
         self, key: str, seen: int, about: bytes = b"", form: str = "", schema: bytes = b"", since: int | None = None
     ) -> Any:
         """See `Lease.declare`."""
-        return self._call("declare", key, seen)
+        return self._call("declare", key, seen, about)
 
     def withdraw(self, key: str) -> Any:
         """See `Lease.withdraw`."""

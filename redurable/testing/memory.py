@@ -74,6 +74,7 @@ class MemoryIntent:
         self.told: dict[int, bytes] = {}  # events, by their numbers
         self.marks: dict[str, Any] = {}
         self.arrivals: dict[str, Any] = {}  # key -> "?", "-", or (seq, what came)
+        self.asks: dict[str, bytes] = {}  # what is known of them: a packed Ask
         self.on_ask: Callable[[str], None] | None = None  # told of every promise that is waited for
         self.outcome: Outcome | None = None
         self.holder: MemoryLease | None = None
@@ -128,8 +129,8 @@ class MemoryIntent:
             head["status"] = "SUBMITTED"
         return "REQUESTED"
 
-    def resolve(self, key: str, value: Any = None, error: ErrorInfo | None = None) -> str:
-        """Bring a promise its value, or its rejection."""
+    def resolve(self, key: str, value: Any = None, error: ErrorInfo | None = None, status: Status | None = None) -> str:
+        """Bring a promise its value, or its rejection; a child's result, or how else it ended."""
         old, head = self.arrivals.get(key), self.head
         if isinstance(old, tuple):
             return "OK" if old[1] == (value, error) else "ALREADY_RESOLVED"
@@ -138,7 +139,8 @@ class MemoryIntent:
         if head["status"] in FINAL:
             return str(head["status"])
         entry = arrival(key, encode_entry(value), error)
-        self.journal.append(encode_entry(msgspec.structs.replace(entry, at=self.clock.now_ms())))
+        entry = msgspec.structs.replace(entry, at=self.clock.now_ms(), status=status or entry.status)
+        self.journal.append(encode_entry(entry))
         self.arrivals[key] = (len(self.journal), (value, error))
         if head["status"] == "IN_PROGRESS":
             head["base"] += 1
@@ -295,13 +297,14 @@ class MemoryIntent:
         self.head[name] = value
         return b"OK"
 
-    def _declare(self, fence: str, key: str, seen: int) -> bytes:
+    def _declare(self, fence: str, key: str, seen: int, about: bytes) -> bytes:
         no = self._refused(fence)
         if no:
             return no
         old = self.arrivals.get(key)
         if not isinstance(old, tuple) or old[0] <= seen:
             self.arrivals[key] = "?"
+            self.asks[key] = about
             if self.on_ask is not None:
                 self.on_ask(key)
         return b"OK"

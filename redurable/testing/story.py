@@ -33,6 +33,7 @@ from redurable.testing.clock import Clock, VirtualLoop
 from redurable.testing.lease import Kill
 from redurable.testing.life import Life
 from redurable.testing.memory import FINAL, MemoryIntent
+from redurable.testing.outside import Outside
 from redurable.testing.report import Run
 
 __all__ = ["RunOptions", "live", "run"]
@@ -50,6 +51,11 @@ class RunOptions(TypedDict, total=False):
     Keys:
         stub: What steps do instead of running their bodies, by the step or its name (also `run`'s, and undo work's):
             a function, async or not, called with the step's arguments; an exception to raise; else the value.
+        resolve: What promises get as soon as the handler waits for them, by their name (or "name#index"): a value, an
+            exception to reject them with, or a function that returns or raises one. An approval takes an outcome, or
+            {"outcome": ..., "value": ...}.
+        children: What comes of `call` and `send`, by queue or handler: a result, an exception, or a function, async or
+            not, called with the payload. An `IntentFailed` tells how the child ended; nobody else runs it.
         depends: Objects for `Depends`, by the function that would make them.
         crash_after: The worker dies once the journal holds so many entries, or a call of this name has ended; in a
             list, one death after the other. Another attempt carries on. 0: nothing was recorded.
@@ -60,6 +66,8 @@ class RunOptions(TypedDict, total=False):
     """
 
     stub: Mapping[Any, Stub]
+    resolve: Mapping[str, Any]
+    children: Mapping[Any, Any]
     depends: Mapping[Callable[..., Any], Any]
     crash_after: int | str | Sequence[int | str]
     cancel_after: Seconds | None
@@ -140,6 +148,7 @@ class _Story:
         self.kills = kills
         self._envelope = Envelope(type=spec.type, payload=msgspec.Raw(payload), labels=options.get("labels") or {})
         self._stubs = {_name_of(key): _stand_in(stub) for key, stub in options.get("stub", {}).items()}
+        self._outside = Outside(options.get("resolve", {}), options.get("children", {}))
         self._depends = options.get("depends", {})
         self._key = options.get("key")
         self._state = {n: encode(v, f"state={{{n!r}: ...}}") for n, v in options.get("state", {}).items()}
@@ -170,7 +179,7 @@ class _Story:
         )  # fmt: skip
         resources = Resources(self._depends)
         life = _Life(spec, self._envelope, intent, resources)
-        life.stubs = self._stubs
+        life.stubs = {**self._stubs, **self._outside.attach(intent)}
         try:
             await self._live(life, intent)
             with clock.worn():
@@ -194,7 +203,7 @@ class _Story:
                 asked = ", ".join(sorted(key for key, state in intent.arrivals.items() if state == "?"))
                 raise UsageError(
                     f"{self.spec.name} waits for what nobody brings: {asked}", code="STUCK",
-                    hint="test it on a real server, and resolve the promise by a Client",
+                    hint="give run(..., resolve={name: value}), or test it on a real server",
                 )  # fmt: skip
             if first is not None and (due is None or first <= due):
                 clock.reach(first)
@@ -218,6 +227,8 @@ class _Story:
 
             timer = loop.call_at(loop.time() + (at - intent.clock.now_ms()) / 1000, interrupt)
         ended = await life.attempt(self.kills[0] if self.kills else None)
+        if self._outside.error is not None:
+            raise self._outside.error
         if ended == "killed":
             self.kills.pop(0)
         elif ended == "held":
