@@ -103,7 +103,7 @@ class Running:
 
     def wait_for(self, event: str, count: int = 1) -> dict[str, Any]:
         """Return the last of *count* lines of *event* once they are there."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while len(found := self.lines(event)) < count:
             assert self.process.poll() is None or self.lines(event), self.log.read_text()
             assert time.monotonic() < end, self.log.read_text()

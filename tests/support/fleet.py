@@ -108,7 +108,7 @@ class Process:
         """Whether it has not ended."""
         return self.popen.poll() is None
 
-    async def ended(self, within: float = 15.0) -> int:
+    async def ended(self, within: float = 30.0) -> int:
         """Return its exit code once it has ended."""
         await until(lambda: not self.alive, within)
         return int(self.popen.returncode)
@@ -195,11 +195,11 @@ class Fleet:
     async def serving(self, pids: set[int]) -> None:
         """Return once each of *pids* has said that it started."""
         try:
-            await until(lambda: pids <= {e["pid"] for e in self.events("worker.started")}, 20)
+            await until(lambda: pids <= {e["pid"] for e in self.events("worker.started")}, 60)
         except AssertionError:
             raise AssertionError(f"a worker did not start:\n{self.log()[-4000:]}") from None
 
-    async def reap(self, within: float = 15.0) -> None:
+    async def reap(self, within: float = 30.0) -> None:
         """Stop every process in order; return once all have ended."""
         for process in self.processes:
             if process.alive:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Labels = dict[str, str]
 
 
-def until(look: Callable[[], Any], within: float = 20.0, every: float = 0.05) -> Any:
+def until(look: Callable[[], Any], within: float = 60.0, every: float = 0.05) -> Any:
     """Return what *look* gives once it is true."""
     end = time.monotonic() + within
     while not (found := look()):
