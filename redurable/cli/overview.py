@@ -60,6 +60,10 @@ def list_(context: typer.Context, url: Url = None, namespace: Namespace = None, 
             [q for q in found if q.queued and not q.workers and not q.paused],
         ),
         ("a worker that serves it has no handler of some types sent to it", [q for q in found if q.unknown]),
+        (
+            "what is ready there is for a deployment version that no worker runs: redurable deployments",
+            [q for q in found if q.workers and any(v.ready and not v.workers for v in q.versions)],
+        ),
         ("processes died over some of what it holds", [q for q in found if q.suspects]),
     ):
         for queue in some:

@@ -9,20 +9,30 @@ many, beyond it a part that stands for the whole.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 
 import msgspec
 
 from redurable.errors import StoreError
 from redurable.model import Reason, Status
+from redurable.store.deployments import versions
 from redurable.store.inspection import workers
 from redurable.store.keys import GROUP, SOLO, Keys
 from redurable.store.limits import LimitInfo, limits
 from redurable.store.store import Store
 
-__all__ = ["SAMPLE", "Overview", "QueueInfo", "overview", "queues"]
+__all__ = ["SAMPLE", "Overview", "QueueInfo", "VersionDepth", "overview", "queues"]
 
 SAMPLE = 1000
+
+
+class VersionDepth(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment version of a queue: how much that only its workers take could go on now, and how many there are."""
+
+    version: str
+    ready: int
+    workers: int
 
 
 class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +53,7 @@ class QueueInfo(msgspec.Struct, frozen=True, kw_only=True):
     oldest_seconds: float | None
     workers: int
     paused: bool = False
+    versions: tuple[VersionDepth, ...] = ()
 
     @property
     def unknown(self) -> int:
@@ -73,6 +84,7 @@ class _Depth:
     delayed: float = 0.0
     oldest: int | None = None
     waiting: dict[str, float] = field(default_factory=dict)
+    ready: Counter[str] = field(default_factory=Counter)  # by lane without its kind, what nobody holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +105,8 @@ async def overview(store: Store, most: int | None = None) -> Overview:
     """Return how much there is to do, and what is kept; of *most* queues only, the first by name."""
     looks = asyncio.gather(*(_partition(store, keys, most) for keys in store.keys))
     names = store.mux.command("SMEMBERS", store.keys[0].paused)
-    present, parts = await asyncio.gather(workers(store), looks)
+    present, parts, deployed = await asyncio.gather(workers(store), looks, versions(store))
+    alive = Counter((name, w.version) for w in present if w.alive for name in w.queues)
     paused = {raw.decode() for raw in await names}
     depths: dict[str, _Depth] = {name: _Depth() for name in sorted(paused)[:most]}
     for part in parts:
@@ -111,6 +124,7 @@ async def overview(store: Store, most: int | None = None) -> Overview:
             oldest_seconds=None if d.oldest is None else max(0.0, int(now) - d.oldest / 1000),
             workers=sum(name in w.queues for w in present if w.alive),
             paused=name in paused,
+            versions=_versions(name, d.ready, deployed[name].current, alive) if name in deployed else (),
         )
         for name, d in sorted(depths.items())[:most]
     ]
@@ -121,6 +135,20 @@ async def overview(store: Store, most: int | None = None) -> Overview:
         completed=sum(part.completed for part in parts),
         other=sum(part.other for part in parts),
         limits=[] if most is None else await limits(store, most),
+    )
+
+
+def _versions(
+    queue: str, ready: Counter[str], current: str, alive: Counter[tuple[str, str]]
+) -> tuple[VersionDepth, ...]:
+    """Return the current version, to which fresh work is given, and those that have work or workers."""
+    pinned = {lane for lane, count in ready.items() if count and lane and lane[0] not in "-!"}
+    names = pinned | {version for name, version in alive if name == queue and version} | ({current} - {""})
+    return tuple(
+        VersionDepth(
+            version=name, ready=ready[name] + (ready[""] if name == current else 0), workers=alive[queue, name]
+        )
+        for name in sorted(names)
     )
 
 
@@ -146,6 +174,7 @@ async def _partition(store: Store, keys: Keys, most: int | None) -> _Part:
         name, lane = places[raw]
         depth = depths[name]
         depth.running += held
+        depth.ready[lane[2:].removeprefix(f"{SOLO[2:]}!") if lane[0] == "c" else ""] += free
         if lane.startswith(SOLO):
             depth.suspects += free
         else:
@@ -183,6 +212,7 @@ def _add(to: _Depth, other: _Depth) -> None:
     to.queued += other.queued
     to.running += other.running
     to.suspects += other.suspects
+    to.ready += other.ready
     to.delayed += other.delayed
     to.oldest = _earliest(to.oldest, other.oldest)
     for reason, count in other.waiting.items():

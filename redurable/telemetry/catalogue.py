@@ -142,6 +142,14 @@ WAITING = Metric(
     "LIMIT, HELD, UNKNOWN_TYPE. (Who waits for news without a time limit has no timer, and is not among them.)",
 )  # fmt: skip
 WORKERS = Metric("redurable_queue_workers", "gauge", ("queue",), "Live worker processes that serve it.")
+VERSION_READY = Metric(
+    "redurable_version_ready", "gauge", ("queue", "version"),
+    "Intents that could go on now and that only workers of this deployment version take: pinned, or fresh if it is the "
+    "current one.",
+)  # fmt: skip
+VERSION_WORKERS = Metric(
+    "redurable_version_workers", "gauge", ("queue", "version"), "Live worker processes of this version that serve it."
+)
 LIMIT_USED = Metric(
     "redurable_limit_used", "gauge", ("limit",), "Places of a limit that are taken, of all its keys; of 500 of them."
 )
@@ -159,8 +167,8 @@ KEPT = Metric(
 INFO = Metric("redurable_info", "gauge", ("release", "python"), "Always 1: what this worker runs on.")
 
 STORE = (
-    UP, QUEUES, DEPTH, OLDEST, RUNNING, SUSPECTS, DELAYED, WAITING, WORKERS, LIMIT_USED, LIMIT_WAITING, LIMIT_OLDEST,
-    TIMERS, KEPT, INFO,
+    UP, QUEUES, DEPTH, OLDEST, RUNNING, SUSPECTS, DELAYED, WAITING, WORKERS, VERSION_READY, VERSION_WORKERS,
+    LIMIT_USED, LIMIT_WAITING, LIMIT_OLDEST, TIMERS, KEPT, INFO,
 )  # fmt: skip
 
 METRICS = tuple(metric for metric in (*PROCESS, *STORE) if not metric.name.startswith("_"))

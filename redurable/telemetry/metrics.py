@@ -173,6 +173,8 @@ def _asked(overview: Overview | None) -> list[tuple[Metric, dict[Labels, list[fl
         (c.DELAYED, each(lambda q: q.delayed)),
         (c.WORKERS, each(lambda q: q.workers)),
         (c.WAITING, {(q.name, r.value): [q.waiting.get(r.value, 0)] for q in overview.queues for r in Reason}),
+        (c.VERSION_READY, {(q.name, v.version): [v.ready] for q in overview.queues for v in q.versions}),
+        (c.VERSION_WORKERS, {(q.name, v.version): [v.workers] for q in overview.queues for v in q.versions}),
         (c.LIMIT_USED, by_limit(lambda limits: sum(limit.used for limit in limits))),
         (c.LIMIT_WAITING, by_limit(lambda limits: sum(limit.waiting for limit in limits))),
         (c.LIMIT_OLDEST, by_limit(lambda limits: max(limit.oldest_seconds or 0 for limit in limits))),

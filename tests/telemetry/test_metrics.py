@@ -144,6 +144,29 @@ def test_every_worker_tells_the_same_of_the_queues(
         assert 0 <= worker.value("redurable_queue_oldest_seconds", queue="nobody") < 60
 
 
+def test_a_version_with_work_and_no_worker_is_told(
+    serve: Callable[..., Served], redis_url: str, namespace: str
+) -> None:
+    target = "tests.telemetry.bakery:bread"
+    old = serve("--queue", "loaves", "--version", "v1", app=target)
+    old.started()
+    with Client(redis_url, namespace=namespace) as client:
+        client.wait_for(client.send("loaves", 1), timeout=20)
+        new = serve("--queue", "loaves", "--version", "v2", app=target)
+        new.started()
+        client.deployments.promote("loaves", "v1")
+        old.process.terminate()
+        old.process.wait(20)
+        client.send_many("loaves", [1, 2, 3])
+        until(lambda: new.value("redurable_version_workers", queue="loaves", version="v1") == 0)
+        until(lambda: new.value("redurable_version_ready", queue="loaves", version="v1") == 3)
+        assert new.value("redurable_version_ready", queue="loaves", version="v2") == 0
+        (queue,) = [q for q in client.queues() if q.name == "loaves"]
+        assert [(v.version, v.ready, v.workers) for v in queue.versions] == [("v1", 3, 0), ("v2", 0, 1)]
+        client.deployments.promote("loaves", None)
+        until(lambda: new.value("redurable_queue_depth", queue="loaves") == 0)
+
+
 def test_limits_tell_who_has_a_place_and_who_waits(
     serve: Callable[..., Served], redis_url: str, namespace: str, tmp_path: Path
 ) -> None:
