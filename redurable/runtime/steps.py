@@ -43,9 +43,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# --- the pieces -----------------------------------------------------------------------------------------------------
-
-
 async def opened(scope: Scope, spec: StepSpec, n: int | str) -> Call:
     """Ask for the step; return when it is done before, or may run now."""
     conductor = scope.attempt.conductor
@@ -167,12 +164,10 @@ def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any
                 function = kept(scope, call, spec.function) if spec.limits else spec.function
                 value = function(*args, **kwargs)
             entry = succeeded(spec, scope, call, value)
-        except Exception as error:
-            entry = failed(spec, scope, call, error)
-        except asyncio.CancelledError:
-            if not cut_short(scope.attempt.conductor, call):
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not cut_short(scope.attempt.conductor, call):
                 raise
-            entry = failed(spec, scope, call, scope.attempt.conductor.cancellation.error())
+            entry = failed(spec, scope, call, error)
         finally:
             _exit(spec, scope, call, before)
         scope.ran(spec.name, begun)
@@ -184,8 +179,7 @@ async def _short_failed(
 ) -> Any:
     """A body failed on the short way: go on with it in the general one."""
     scope.ran(spec.name, begun)
-    call = scope.attempt.conductor.take_fast_call()
-    scope.step = None
+    call, scope.step = scope.attempt.conductor.take_fast_call(), None
     await closed(scope, call, failed(spec, scope, call, error))
     return await _persist(scope, spec, call, args, kwargs)
 
@@ -194,9 +188,8 @@ async def _short_canceled(scope: Scope, spec: StepSpec, error: asyncio.Cancelled
     """A body ended cancelled on the short way: it was cut short, and has failed, or it is given up."""
     conductor = scope.attempt.conductor
     if conductor.signal is None and not conductor.over:
-        call = conductor.take_fast_call()
+        call, scope.step = conductor.take_fast_call(), None
         if cut_short(conductor, call):
-            scope.step = None
             await closed(scope, call, failed(spec, scope, call, conductor.cancellation.error()))
             return concluded(spec, scope, call)
         conductor.give_up(call)
