@@ -287,9 +287,10 @@ class Conductor:
         """The attempt is over: rings are cut, so that all is freed at once, unless branches or threads outlive it."""
         self.over = True
         if len(self.scopes) == 1 and self.main.thread is None:
-            self.fast = False
-            self._parking = self._early = None
+            self.fast, self._parking, self._early = False, None, None
             self.scopes.clear()
+            if self.signal is not None:
+                self.signal.__traceback__ = None  # its frames hold the attempt
             del self.main
             self.recorder.close()
 

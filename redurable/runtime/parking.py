@@ -66,6 +66,7 @@ class Parking:
                     first = min(times, default=None)
                 first = _recheck(first, held)
                 self._conductor.main.attempt.park(first, next(reason for reason in _ORDER if reason in reasons))
+                self._pause = _SELDOM  # the answer ends it, or brings news
             # whoever asked last has not come to rest yet, or something foreign goes on
             wait = min(wait, self._pause)
             self._pause = min(self._pause * 2, _SELDOM)
