@@ -78,8 +78,9 @@ async def _waits_for(store: Store, intent: str) -> list[str]:
     if status is None or Status(status.decode()).final:
         return []
     if status.decode() == Status.CREATED:
-        held = session is not None and start is None  # else it waits for a clock
-        holder = await _holder(store, queue.decode(), session.decode()) if held else ""
+        if session is None or start is not None:
+            return []  # it waits for a clock
+        holder = await _holder(store, queue.decode(), session.decode())
         return [holder] if holder else []
     return [key for key in await waited_for(store, intent) if "#" not in key]
 
