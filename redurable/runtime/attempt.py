@@ -161,8 +161,6 @@ class Attempt:
             self.ended = await self._release()
         finally:
             self._cancel_leftovers()
-            if self.seats is not None:
-                await self.seats.leave()
             self.conductor.close()
             age, ended = now_ms() - lease.created, self.ended or "lost"
             if counted is not None:
@@ -170,6 +168,8 @@ class Attempt:
             if wanted("attempt.ended"):
                 emit("attempt.ended", intent=lease.id, queue=lease.queue, attempt=lease.attempt, ended=ended, age=age)
             self.task = None
+            if self.seats is not None:
+                await self.seats.leave()
 
     def hint(self) -> None:
         """Something was appended to the journal from outside."""
