@@ -12,6 +12,8 @@ import pytest
 
 from tests.crash.killing import Drill
 from tests.crash.limiting import limit_drill, rate_drill
+from tests.support.fleet import Fleet, until
+from tests.support.invariants import check_all
 
 pytestmark = pytest.mark.anyio
 
@@ -29,3 +31,35 @@ async def test_no_second_has_more_than_a_hundred_through_kills() -> None:
     print(json.dumps(figures))
     assert figures["kills"] == 2
     assert figures["a second"] > 40, "the rate was hardly used"
+
+
+async def test_what_a_frozen_worker_has_goes_over_to_its_heirs_and_to_nobody_else(fleet: Fleet) -> None:
+    (zombie,) = await fleet.start(1, lease=1.0)
+    held = list(await fleet.client.send_many("keyed", [{"key": "k", "n": 1, "gate": "on"}] * 5))
+    for intent in held:
+        await fleet.line(intent, "in:handler:k")
+    (other,) = await fleet.start(1, lease=1.0)
+    zombie.freeze()
+    others = list(await fleet.client.send_many("keyed", [{"key": "k", "n": 1, "gate": "on"}] * 3))
+    for intent in held:
+        taken = await fleet.line(intent, "in:handler:k", count=2, within=30)
+        assert taken.pid == other.pid
+
+    async def waiting() -> bool:
+        return all([(await fleet.client.get(i)).reason == "LIMIT" for i in others])
+
+    await until(waiting, 20)
+    assert not [line for i in others for line in fleet.ledger(i)], "there was no place for them"
+    fleet.open("on")
+    zombie.thaw()
+    for intent in (*held, *others):
+        assert await fleet.client.wait_for(intent, 30) == 0
+    inside = most = 0
+    for line in fleet.ledger():
+        if line.pid == other.pid and line.step.endswith("handler:k"):
+            inside += 1 if line.step.startswith("in:") else -1
+            most = max(most, inside)
+    assert (inside, most) == (0, 5)
+    await until(lambda: not zombie.alive or fleet.events("attempt.ended", pid=zombie.pid), 20)
+    await fleet.reap()
+    assert await check_all(await fleet.store()) == {"COMPLETED": 8}
