@@ -76,6 +76,11 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     types: tuple[str, ...] = ()
 
 
+def reason_of(text: str | None) -> Reason | None:
+    """Return the reason of that name; None for one that only a later release knows."""
+    return Reason.__members__.get(text or "")
+
+
 def readable(raw: bytes) -> Entry:
     """
     Return the entry in *raw*.
@@ -237,7 +242,7 @@ def _info(
         queue=fields["queue"],
         type=envelope.type if envelope else "",
         status=Status(fields["status"]),
-        reason=Reason(fields["reason"]) if "reason" in fields else None,
+        reason=reason_of(fields.get("reason")),
         attempt=int(fields.get("attempt", 0)),
         losses=int(fields.get("losses", 0)),
         priority=Priority(lane[2:]) if lane.startswith("q:") else Priority.NORMAL,

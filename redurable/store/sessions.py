@@ -16,6 +16,7 @@ from redurable.clock import now_ms
 from redurable.errors import NotFound, WrongState
 from redurable.ids import partition_for
 from redurable.model import Reason, Status
+from redurable.store.inspection import reason_of
 from redurable.store.keys import UNPINNED, Keys, check_queue, check_session
 from redurable.store.scripts import load
 from redurable.store.session import KEEP_STATE_MS, Session
@@ -86,7 +87,7 @@ async def info(store: Store, queue: str, key: str, *, line: int = 0) -> SessionI
         key=key,
         holder=names[0] if names else None,
         status=Status(status.decode()) if status else None,
-        reason=Reason(reason.decode()) if reason else None,
+        reason=reason_of(reason.decode()) if reason else None,
         waiting=max(0, count - 1),
         oldest_seconds=max(0.0, (now_ms() - int(oldest)) / 1000) if oldest else None,
         names=max(0, fields - 1),  # one tells how long the others are kept

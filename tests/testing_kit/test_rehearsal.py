@@ -12,7 +12,21 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from redurable import Depends, TerminalError, compensate, emit, patched, promise, run, sleep, state, step, sync, testing
+from redurable import (
+    Depends,
+    TerminalError,
+    call,
+    compensate,
+    emit,
+    patched,
+    promise,
+    run,
+    sleep,
+    state,
+    step,
+    sync,
+    testing,
+)
 from redurable.errors import ConfigurationError
 from redurable.model import Envelope, encode_entry
 from redurable.portable import Parts, pack
@@ -257,6 +271,29 @@ def test_what_is_told_on_the_way_is_not_the_end() -> None:
     assert _findings(made("again"), journal, 1) == []
     (hit,) = _findings(made("anew"), journal, 1)
     assert (hit.code, hit.step) == ("JOURNAL_MISMATCH", "again#1")
+
+
+def test_children_are_known_by_their_calls_and_nobody_looks_for_them() -> None:
+    def made(queue: str, more: str | None = None) -> Any:
+        async def handler(payload: Any) -> Any:
+            first = await call(queue, 1)
+            if more is not None:
+                await call(more, 2)
+            await run("note", _note)
+            return [first, await call("other", 3)]
+
+        return handler
+
+    found = testing.run(made("child"), None, children={"child": 5, "other": 6})
+    journal = [encode_entry(e) for e in found.journal]
+    kinds = [type(e).__name__ for e in found.journal]
+    assert {"Called", "Arrived"} <= set(kinds)
+    for cut in range(len(journal) + 1):  # also where a child has been open for years
+        assert _findings(made("child"), journal[:cut]) == []
+    (hit,) = _findings(made("kid"), journal)
+    assert (hit.code, hit.step) == ("JOURNAL_MISMATCH", "call child#1")
+    (hit,) = _findings(made("child", "another"), journal)
+    assert hit.code == "JOURNAL_MISMATCH"
 
 
 def test_plain_handlers_are_followed_too() -> None:
