@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -534,6 +534,21 @@ async def test_the_blocking_client_watches_alike(w: World) -> None:
     assert [event.value for event in stream] == [0, 1, 2]
 
 
+async def test_an_export_leaves_out_what_was_told(w: World) -> None:
+    async def h() -> None:
+        await count(2)
+
+    await w.serve(h)
+    intent = await w.send()
+    await w.result(intent)
+    record = await w.client.export(intent)
+    await w.client.delete(intent)
+    assert await w.client.import_(record)
+    assert events(await observed(w.client, intent)) == []
+    assert (await w.get(intent)).progress is None
+    assert len(await w.journal(intent)) == 1
+
+
 async def test_outside_an_intent_nothing_is_told() -> None:
     emit(1)
     progress(1, 2)
@@ -544,18 +559,26 @@ async def test_outside_an_intent_nothing_is_told() -> None:
 async def test_a_codec_seals_events_and_notes(w: World) -> None:
     codec = AesGcm({"k": b"0" * 32})
 
+    @step
+    async def spell() -> AsyncIterator[str]:
+        yield "a secret word"
+
     async def h() -> None:
         emit("a secret")
         progress(1, 2, "a secret note")
+        assert [word async for word in spell()] == ["a secret word"]
 
     await w.serve(h, vault=Vault([codec]))
     async with Client(w.url, namespace=w.namespace, codec=codec) as client:
         intent = await client.send("q")
         await client.wait_for(intent, 15)
         found = await observed(client, intent)
-        assert events(found) == [("event", "", 0, "a secret")]
+        assert events(found) == [
+            ("event", "", 0, "a secret"), ("item", "spell#1", 0, "a secret word"), ("end", "spell#1", 1, None),
+        ]  # fmt: skip
         assert (await client.get(intent)).progress == Progress(1, 2, "a secret note")
-    assert events(await observed(w.client, intent)) == [("event", "", 0, "(sealed)")]
+    values = [value for *_, value in events(await observed(w.client, intent))]
+    assert values == ["(sealed)", "(sealed)", None]
     assert (await w.get(intent)).progress == Progress(1, 2, "(sealed)")
     stored = [await w.store.mux.command("XRANGE", told_keys(w.store.keys_of(intent), intent)[0], "-", "+")]
     stored.append(await w.store.mux.command("HGETALL", told_keys(w.store.keys_of(intent), intent)[1]))
