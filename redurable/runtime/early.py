@@ -54,7 +54,7 @@ class Early:
         conductor, now = self._conductor, asyncio.get_running_loop().time()
         self._since = self._since or now
         # a call that was given up before waits until the handler gives it up again, by a timer of the process
-        timed = any(s.armed(now) for s in conductor.scopes)
+        timed = any(s.armed() for s in conductor.scopes)
         if not conductor.cursor.unended(timed):
             ours = {*conductor.futures, *(s.task for s in conductor.scopes)}
             kinds = {s: s.waits_for(ours) for s in conductor.scopes}

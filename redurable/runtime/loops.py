@@ -20,14 +20,10 @@ from redurable.runtime.scope import Scope, scope_var
 __all__ = ["Loop", "install", "new_event_loop", "task_factory"]
 
 
-def _noted(handle: asyncio.TimerHandle, context: Context | None) -> asyncio.TimerHandle:
+def _armed_by(context: Context | None) -> Scope | None:
+    """Return the scope whose timer one of *context* would be."""
     scope = scope_var.get() if context is None else context.get(scope_var)
-    if scope is not None and not scope.inside:
-        timers = scope.timers
-        if len(timers) > 64:
-            timers[:] = [t for t in timers if not t.cancelled()]
-        timers.append(handle)
-    return handle
+    return None if scope is None or scope.inside else scope
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -36,7 +32,10 @@ class Loop(asyncio.SelectorEventLoop):
     def call_at(  # type: ignore[override]  # the same, without typeshed's variadic tie of callback and args
         self, when: float, callback: Any, *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        return _noted(super().call_at(when, callback, *args, context=context), context)
+        scope, start = _armed_by(context), super().call_at
+        if scope is None:
+            return start(when, callback, *args, context=context)
+        return scope.arm(lambda call: start(when, call, *args, context=context), callback)
 
 
 def new_event_loop(uv: bool | None = None) -> asyncio.AbstractEventLoop:
@@ -54,7 +53,10 @@ def new_event_loop(uv: bool | None = None) -> asyncio.AbstractEventLoop:
                 def call_later(  # type: ignore[override]  # as above
                     self, delay: float, callback: Any, *args: Any, context: Context | None = None
                 ) -> asyncio.TimerHandle:
-                    return _noted(super().call_later(delay, callback, *args, context=context), context)
+                    scope, start = _armed_by(context), super().call_later
+                    if scope is None:
+                        return start(delay, callback, *args, context=context)
+                    return scope.arm(lambda call: start(delay, call, *args, context=context), callback)
 
             loop = UvLoop()
             install(loop)

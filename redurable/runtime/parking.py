@@ -78,10 +78,9 @@ class Parking:
         conductor = self._conductor
         if conductor.bodies or not conductor.recorder.idle or conductor.draining or conductor.main.step is not None:
             return False
-        clock = asyncio.get_running_loop().time()
         ours = {*conductor.futures, *(scope.task for scope in conductor.scopes)}
         return not any(
-            scope.waits_for(ours) == FOREIGN or scope.armed(clock)
+            scope.waits_for(ours) == FOREIGN or scope.armed()
             for scope in conductor.scopes
             if scope.durable or scope is conductor.main
         )

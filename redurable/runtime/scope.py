@@ -9,7 +9,7 @@ durable calls work at any depth of any framework's call stack.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Scope", "current_scope", "in_worker", "scope_var"]
 
-_LATE = 0.01  # s
+_MANY = 64  # timers, from which on the cancelled ones among them are forgotten
 scope_var: ContextVar[Scope | None] = ContextVar("redurable_scope", default=None)
 
 # set once in a worker process: there, a durable call without a scope has lost its intent
@@ -105,10 +105,23 @@ class Scope:
             return FOREIGN  # a body is at work, and what it does may wake others
         return kind_of_wait(self.task, ours)
 
-    def armed(self, clock: float) -> bool:
-        """Whether a timer of the process, armed by its task, is still to come at the loop's time *clock*."""
-        # one that is due has not been called yet; uvloop's come up to a millisecond late
-        self.timers[:] = [t for t in self.timers if not t.cancelled() and t.when() > clock - _LATE]
+    def arm(self, start: Callable[[Any], asyncio.TimerHandle], callback: Callable[..., Any]) -> asyncio.TimerHandle:
+        """Note a timer of the process, which *start* makes of a callback, until that has been called."""
+
+        def come(*args: Any) -> None:
+            if handle in self.timers:
+                self.timers.remove(handle)
+            callback(*args)
+
+        handle = start(come)
+        if len(self.timers) > _MANY:
+            self.armed()
+        self.timers.append(handle)
+        return handle
+
+    def armed(self) -> bool:
+        """Whether a timer of the process, armed by its task, is still to come, however late a busy loop calls it."""
+        self.timers[:] = [t for t in self.timers if not t.cancelled()]
         return bool(self.timers)
 
     def child(self, name: str) -> Scope:

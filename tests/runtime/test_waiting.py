@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 import types
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -109,6 +110,21 @@ async def test_a_time_limit_of_the_process_around_a_sleep_keeps_it_in_the_proces
     intent = await w.send()
     assert await w.result(intent) == "in time"
     assert (await w.get(intent)).attempt == 1
+
+
+async def test_a_time_limit_that_comes_late_in_a_busy_process_still_comes(w: World) -> None:
+    async def main(payload: None) -> str:
+        # while the loop stands still, the limit passes and the next look at whether this may be parked falls due
+        asyncio.get_running_loop().call_later(0.2, time.sleep, 0.2)
+        try:
+            async with asyncio.timeout(0.3):
+                await sleep(60)
+        except TimeoutError:
+            return "in time"
+        return "never"
+
+    await w.serve(main)
+    assert await w.call() == "in time"
 
 
 async def test_a_moment_in_the_past_does_not_wait(w: World) -> None:
