@@ -20,7 +20,15 @@ _NEWEST = "newest"
 
 
 @app.callback()
-def list_(context: typer.Context, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
+def list_(
+    context: typer.Context,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that are retired: no worker, nothing open, not current.")
+    ] = False,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
     """
     List deployment versions: their workers and open intents, and whether they are safe to retire.
 
@@ -42,7 +50,7 @@ def list_(context: typer.Context, url: Url = None, namespace: Namespace = None, 
         async with client_of(url, namespace) as client:
             return await client.deployments.list()
 
-    found = run(work())
+    found = [d for d in run(work()) if everything or d.workers or not d.safe]
     if as_json:
         print_json([
             {

@@ -45,6 +45,14 @@ def test_versions_are_listed_promoted_and_told_safe_to_retire(cli: Cli, start_wo
     text = cli("deployments").out
     assert "promoted" in text
     assert "v2" in text
+    assert first.stop() == 0
+    assert "v1" not in _rows(cli), "it is retired"
+    assert {row["version"] for row in cli("deployments", "--all", "--json").json if row["queue"] == QUEUE} == {
+        "v1",
+        "v2",
+    }
+    first = start_worker(*words, "--version", "v1")
+    first.wait_for("worker.started")
     assert {w["version"] for w in cli("workers", "--json").json if QUEUE in w["queues"]} == {"v1", "v2"}
     assert "v2" in cli("workers").out
 
