@@ -59,16 +59,16 @@ async def metrics(run: Run) -> list[Row]:
     """What counting costs a worker: the same drained by turns by two workers, of which one serves metrics."""
     sizes = run.sizes
     return [
-        await _counted(run, "steps", "bench.steps", [sizes.steps] * sizes.long_intents, sizes.steps, "step"),
-        await _counted(run, "noop", "bench.noop", [PAYLOAD] * (sizes.intents // 2), 1, "no-op intent"),
+        await _counted(run, "steps", "bench.steps", [sizes.steps] * (sizes.long_intents // 4), sizes.steps, "step"),
+        await _counted(run, "noop", "bench.noop", [PAYLOAD] * (sizes.intents // 5), 1, "no-op intent"),
     ]
 
 
 async def _counted(run: Run, handler: str, queue: str, payloads: list[Any], units: int, what: str) -> Row:
     """Return the CPU of the worker that counts beside that of the one that does not, *units* of *what* an intent."""
     costs: dict[bool, list[float]] = {False: [], True: []}
-    pairs = 1 + 2 * run.repeat
-    within = 60.0 + 20.0 * pairs
+    pairs = 1 + 6 * run.repeat  # small and many: a pair's two halves meet the same mood of the machine
+    within = 60.0 + 10.0 * pairs
     async with (
         run.at_work(handler, within=within) as plain,
         run.at_work(handler, metrics=True, within=within) as counting,

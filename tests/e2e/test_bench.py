@@ -125,7 +125,7 @@ def test_parked_intents_are_counted_weighed_and_woken_and_metrics_are_paid_for()
     for figure in report.rows["metrics"]:
         assert figure.value > 0
         assert figure.ratio is not None
-        assert len(figure.runs) == 2
+        assert len(figure.runs) == 6
 
 
 def test_recovery_is_timed_from_the_kill() -> None:
