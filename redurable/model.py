@@ -9,7 +9,8 @@ The state of an intent, with the script that walks each edge:
                   release, recover ─┘   │                 │  │  │                  CANCELED
                                         │                 │  │  └─ recover ─────►  TIMED_OUT
                    wake, fire, cancel,  │                 │  │    (losses used up)
-                   expire, resolve      │    park, retry  │  │
+                   expire, resolve      │    park, retry, │  │
+                                        │    shelve       │  │
                                         └── WAITING ◄─────┘  └─ record, renew, checkpoint, tell,
                                                                  declare, withdraw, occupy
 

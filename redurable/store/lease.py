@@ -24,6 +24,7 @@ __all__ = ["Lease", "canceling", "sit"]
 
 _record, _checkpoint, _park = load("record"), load("checkpoint"), load("park")
 _retry, _release, _settle, _note = load("retry"), load("release"), load("settle"), load("note")
+_shelve = load("shelve")
 _park_holder, _settle_holder = load("park", session=True), load("settle", session=True)
 _continue, _continue_holder = load("continue"), load("continue", session=True)
 
@@ -149,6 +150,12 @@ class Lease(Asking):
             more, told = self.session.staying()
             return self._mux.call(_park_holder, self._keys.partition, (*places, *more), (*words, *told))
         return self._mux.call(_park, self._keys.partition, places, words)
+
+    def shelve(self, seen: int, reason: str, wake_ms: int) -> Word:
+        """Wait for a worker that has a handler for it, as if it had not been claimed; NEWS as `park`."""
+        places = (self.head, self._journal, self._keys.timers, self._stream)
+        words = (self.id, self.fence, seen, self.entry, reason, wake_ms)
+        return self._mux.call(_shelve, self._keys.partition, places, words)
 
     def begin_turn(self, seen: int, turn: int, body: bytes, first: bytes, kept: list[Any]) -> Word:
         """Begin turn number *turn* with the envelope *body*, and a journal of *first* and *kept* (key, entry, ...).

@@ -31,7 +31,7 @@ async def put_down(lease: Lease, envelope: Envelope) -> None:
         if await canceling(lease) and (asked := await _asked(lease)) is not None:
             await _end(lease, envelope, asked)
             return
-        word = await lease.park(seen, Reason.UNKNOWN_TYPE.value, now_ms() + _AGAIN_MS)
+        word = await lease.shelve(seen, Reason.UNKNOWN_TYPE.value, now_ms() + _AGAIN_MS)
         # a cancel, or what it waits for, came since it was claimed
         more = len(await lease.read(seen)) if word == b"NEWS" else 0
         if not more:

@@ -363,7 +363,9 @@ def test_what_nobody_knows_can_be_canceled_and_times_out_unless_a_handler_began_
         link.rpush(
             f"{NAMESPACE}:{{0}}:j:{begun}", encode_entry(StepDone("", "charge", 0, 0, b"", msgspec.Raw(b"\x01")))
         )
-    assert cli("intents", "cancel", canceled, "--note", "not wanted").out == f"{canceled}  REQUESTED\n"
+        link.hset(f"{NAMESPACE}:{{0}}:i:{begun}", "attempt", 1)
+    assert cli("intents", "cancel", canceled, "--note", "not wanted").out == f"{canceled}  CANCELED\n"
+    assert cli("intents", "get", canceled, "--json").json["attempt"] == 0, "it was no attempt"
     cli("intents", "cancel", begun)
     assert until(canceled, "status", "CANCELED")["error"]["message"] == "not wanted"
     assert until(late, "status", "TIMED_OUT")["error"]["code"] == "DEADLINE"

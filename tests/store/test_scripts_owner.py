@@ -1,4 +1,4 @@
-"""The verbs of a lease's owner: record, checkpoint, note, park, retry, release, settle, renew."""
+"""The verbs of a lease's owner: record, checkpoint, note, park, shelve, retry, release, settle, renew."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.support.invariants import check
 
 pytestmark = pytest.mark.anyio
 
-FENCED = ("record", "checkpoint", "note", "park", "retry", "release", "settle")
+FENCED = ("record", "checkpoint", "note", "park", "shelve", "retry", "release", "settle")
 COUNTED = ("record", "park", "retry", "settle")
 # (verb, state): what this very attempt did before is answered as it was the first time
-DONE_BEFORE = {("park", "WAITING"), ("retry", "WAITING"), ("settle", "COMPLETED")}
+DONE_BEFORE = {("park", "WAITING"), ("shelve", "WAITING"), ("retry", "WAITING"), ("settle", "COMPLETED")}
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -177,6 +177,47 @@ class TestPark:
         await world.bring("IN_PROGRESS", deadline="+500")
         assert await world.call("park", wake="+1000") == "OK"
         assert await world.keeper.due(NOW_MS, 9) == ({}, NOW_MS + 500)
+
+
+class TestShelve:
+    async def test_a_first_claim_leaves_no_trace_and_the_next_is_the_first(self, world: World) -> None:
+        await world.bring("IN_PROGRESS")
+        assert await world.twice("shelve", reason="UNKNOWN_TYPE") == ("OK", "OK")
+        assert (await world.status(), await world.field("reason")) == ("WAITING", "UNKNOWN_TYPE")
+        assert await world.field("wake") == str(NOW_MS + 1000)
+        assert await world.field("attempt") is None
+        assert await world.field("started") is None
+        await check(world.store, world.id)
+        assert await world.store.wake(world.id) == "OK"
+        (lease,) = await world.claim()
+        assert (lease.attempt, lease.base, await world.journal()) == (1, 0, [])
+
+    async def test_a_later_claim_takes_its_entry_back(self, world: World) -> None:
+        await world.bring("IN_PROGRESS", steps=2)
+        await world.call("release")
+        for _ in range(3):
+            (world.lease,) = await world.claim()
+            assert (world.lease.attempt, len(await world.journal())) == (2, 3)
+            assert await world.call("shelve") == "OK"
+            assert await world.journal() == [STEP, STEP]
+            assert await world.field("attempt") == "1"
+            await world.store.wake(world.id)
+
+    async def test_news_refuse_it_and_stay(self, world: World) -> None:
+        await world.bring("IN_PROGRESS", steps=1)
+        await world.call("release")
+        (world.lease,) = await world.claim()
+        await world.store.cancel(world.id)
+        assert await world.call("shelve", seen=2) == "NEWS"
+        assert await world.call("shelve", seen=3) == "OK"
+        kinds = [type(decode_entry(raw)).__name__ for raw in await world.journal()]
+        assert kinds == ["StepDone", "Claimed", "CancelRequested"]
+
+    async def test_one_that_was_never_begun_ends_at_once(self, world: World) -> None:
+        await world.bring("IN_PROGRESS")
+        await world.call("shelve")
+        assert await world.store.cancel(world.id) == "CANCELED"
+        await check(world.store, world.id)
 
 
 class TestRetry:

@@ -263,7 +263,7 @@ class World:
         return {
             "session": SESSION, "busy": "", "most": "",
             "id": self.id, "fence": self.lease.fence if self.lease else STALE, "k": self.lease.k if self.lease else own,
-            "entries": [STEP], "reason": "PROMISE", "wake": {"park": "", "retry": "+1000"}.get(verb),
+            "entries": [STEP], "reason": "PROMISE", "wake": {"park": "", "retry": "+1000", "shelve": "+1000"}.get(verb),
             "name": {"note": "changed"}.get(verb, "fetch#0"), "failure": FAILURE, "status": "COMPLETED",
             "result": result_of(_ENDS.get(verb, "COMPLETED")), "keep": DAY, "channels": "t:r:", "hints": "t:h:",
             "value": b"v", "body": BODY, "queue": QUEUE, "reply": "c1", "digest": "", "deadline": "", "max": "",
