@@ -20,7 +20,7 @@ from redurable.store.scripts import load
 from redurable.store.session import Session
 from redurable.store.store import Store
 
-__all__ = ["Lease", "canceling", "sit"]
+__all__ = ["Lease", "canceling", "shelve", "sit"]
 
 _record, _checkpoint, _park = load("record"), load("checkpoint"), load("park")
 _retry, _release, _settle, _note = load("retry"), load("release"), load("settle"), load("note")
@@ -151,12 +151,6 @@ class Lease(Asking):
             return self._mux.call(_park_holder, self._keys.partition, (*places, *more), (*words, *told))
         return self._mux.call(_park, self._keys.partition, places, words)
 
-    def shelve(self, seen: int, reason: str, wake_ms: int) -> Word:
-        """Wait for a worker that has a handler for it, as if it had not been claimed; NEWS as `park`."""
-        places = (self.head, self._journal, self._keys.timers, self._stream)
-        words = (self.id, self.fence, seen, self.entry, reason, wake_ms)
-        return self._mux.call(_shelve, self._keys.partition, places, words)
-
     def begin_turn(self, seen: int, turn: int, body: bytes, first: bytes, kept: list[Any]) -> Word:
         """Begin turn number *turn* with the envelope *body*, and a journal of *first* and *kept* (key, entry, ...).
 
@@ -227,3 +221,11 @@ async def canceling(lease: Lease) -> bool:
 def sit(lease: Lease, key: str, shared: bool) -> None:
     """Tell *lease* that its intent is one of the session *key*: it holds it, or runs beside its holder if *shared*."""
     lease.session = Session(lease._mux, lease._keys, lease.queue, key, holds=not shared)
+
+
+def shelve(lease: Lease, seen: int, reason: str, wake_ms: int) -> Word:
+    """Have an intent wait for a worker that has a handler for it, as if it had not been claimed; NEWS as `park`."""
+    keys = lease._keys
+    places = (lease.head, keys.journal(lease.id), keys.timers, lease.stream)
+    words = (lease.id, lease.fence, seen, lease.entry, reason, wake_ms)
+    return lease._mux.call(_shelve, keys.partition, places, words)

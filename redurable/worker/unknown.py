@@ -16,7 +16,7 @@ from redurable.errors import StoreError
 from redurable.events import emit
 from redurable.model import Arrived, CancelRequested, Claimed, Envelope, Reason, Reopened, Status, decode_entry
 from redurable.store.courier import relay
-from redurable.store.lease import Lease, canceling
+from redurable.store.lease import Lease, canceling, shelve
 from redurable.store.store import KEEP_OTHER_MS, failure_of
 
 __all__ = ["put_down"]
@@ -31,7 +31,7 @@ async def put_down(lease: Lease, envelope: Envelope) -> None:
         if await canceling(lease) and (asked := await _asked(lease)) is not None:
             await _end(lease, envelope, asked)
             return
-        word = await lease.shelve(seen, Reason.UNKNOWN_TYPE.value, now_ms() + _AGAIN_MS)
+        word = await shelve(lease, seen, Reason.UNKNOWN_TYPE.value, now_ms() + _AGAIN_MS)
         # a cancel, or what it waits for, came since it was claimed
         more = len(await lease.read(seen)) if word == b"NEWS" else 0
         if not more:

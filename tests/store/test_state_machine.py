@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from redurable.config import parse_url
+from redurable.errors import WrongState
 from redurable.ids import derived_id
 from redurable.model import AttemptFailed, ErrorInfo, encode_entry
 from redurable.options import Debounce
@@ -26,7 +27,7 @@ from redurable.store import control
 from redurable.store.bursts import Burst
 from redurable.store.keeper import Keeper, Pending
 from redurable.store.keys import SOLO, UNPINNED
-from redurable.store.lease import Lease
+from redurable.store.lease import Lease, shelve
 from redurable.store.schedules import Plan, alter, fire, fresh, read
 from redurable.store.server import PrivateServer
 from redurable.store.store import Store
@@ -61,6 +62,12 @@ class Intent:
     cursor: bytes | None = None
     removal: int = 0
     until: int | None = None  # the end of its burst
+    begun: bool = False  # the next claim writes an entry
+    claims: int = -1  # how long its journal was when a claim had written one
+    reason: str = ""
+    arrivals: dict[str, str] = field(default_factory=dict)  # "?", "-", or the digest of what came
+    pausing: bool = False  # to be paused once its owner hands it back
+    back: tuple[str, Any] = ("", None)  # what one that is PAUSED is resumed to
 
     def give_up(self) -> None:
         """Its attempt is over: the lease is dead."""
@@ -69,6 +76,13 @@ class Intent:
     def queue_up(self, lane: str = UNPINNED) -> None:
         self.status, self.lane, self.holder, self.wake, self.start = "SUBMITTED", lane, None, None, None
         self.give_up()
+        if self.pausing:
+            self.status, self.back, self.pausing = "PAUSED", ("SUBMITTED", lane), False
+
+    def wait(self, reason: str, wake: int | None) -> None:
+        self.status, self.reason, self.wake = "WAITING", reason, wake
+        if self.pausing:
+            self.status, self.back, self.pausing = "PAUSED", ("WAITING", self.journal), False
 
     def finish(self, status: str, now: int, keep: int) -> None:
         self.status, self.removal, self.wake, self.start = status, now + keep, None, None
@@ -201,6 +215,9 @@ class Machine(RuleBasedStateMachine):
             "CREATED", lane, deadline=None if deadline is None else self.now + deadline,
             start=min(self.now + 300, until), until=until,
         )  # fmt: skip
+        if open_one is not None and takes:  # what came for it stays
+            kept = {name: getattr(open_one, name) for name in ("journal", "begun", "arrivals")}
+            self.intents[self.burst] = replace(self.intents[self.burst], **kept)
         self.again(data)
 
     @rule(data=st.data())
@@ -241,7 +258,7 @@ class Machine(RuleBasedStateMachine):
             assert word == model.status
         elif model.canceling:
             assert word == "REQUESTED"
-        elif model.status == "CREATED" or (model.status == "SUBMITTED" and not model.attempt):
+        elif not model.attempt:
             assert word == "CANCELED"
             model.finish("CANCELED", self.now, 30 * 86_400_000)
         else:
@@ -275,7 +292,59 @@ class Machine(RuleBasedStateMachine):
         model.queue_up()
         model.journal += 1
         model.canceling, model.deadline, model.losses, model.lost = False, None, 0, None
-        model.attempt = model.attempt or 1
+        model.attempt = model.attempt if model.begun else 1
+        model.begun, model.pausing = True, False
+        self.again(data)
+
+    @rule(data=st.data(), key=st.sampled_from(["a#0", "b#0"]), digest=st.sampled_from(["aa", "bb"]))
+    @precondition(lambda self: self.intents)
+    def resolve(self, data: Any, key: str, digest: str) -> None:
+        intent, model = self.some(data)
+        self.world.id = intent
+        old = model.arrivals.get(key, "")
+        word = self.run(self.world.call("resolve", key=key, digest=digest))
+        if old in ("aa", "bb"):
+            assert word == ("OK" if old == digest else "ALREADY_RESOLVED")
+            return
+        if old == "-" or model.status in FINAL:
+            assert word == ("WITHDRAWN" if old == "-" else model.status)
+            return
+        assert word == "OK"
+        model.arrivals[key] = digest
+        model.journal, model.begun = model.journal + 1, True
+        if model.status == "WAITING" and old == "?" and model.reason != "RETRY":
+            model.queue_up()
+        self.again(data)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.intents)
+    def pause(self, data: Any) -> None:
+        intent, model = self.some(data)
+        if model.status in FINAL:
+            with pytest.raises(WrongState):
+                self.run(control.pause(self.store, intent))
+            return
+        word = self.run(control.pause(self.store, intent))
+        assert word == ("REQUESTED" if model.status == "IN_PROGRESS" else "PAUSED")
+        if model.status == "IN_PROGRESS":
+            model.pausing = True
+        elif model.status != "PAUSED":
+            model.back = (model.status, model.journal if model.status == "WAITING" else model.lane)
+            model.status, model.holder = "PAUSED", None
+        self.again(data)
+
+    @rule(data=st.data())
+    @precondition(lambda self: any(m.status not in FINAL for m in self.intents.values()))
+    def resume(self, data: Any) -> None:
+        intent, model = self.some(data, "CREATED", "SUBMITTED", "IN_PROGRESS", "WAITING", "PAUSED")
+        self.run(control.resume(self.store, intent))
+        model.pausing = False
+        if model.status == "PAUSED":
+            to, what = model.back
+            if to == "CREATED" or (to == "WAITING" and what == model.journal):
+                model.status = to
+            else:
+                model.queue_up(what if to == "SUBMITTED" else UNPINNED)
         self.again(data)
 
     @rule(data=st.data())
@@ -311,10 +380,13 @@ class Machine(RuleBasedStateMachine):
             assert model.status == "SUBMITTED"
             assert lease.epoch > model.epoch
             assert (lease.attempt, lease.deadline) == (model.attempt + 1, model.deadline)
-            if lease.attempt > 1:
+            model.claims = -1
+            if model.begun:
                 model.journal += 1
+                model.claims = model.journal
                 assert len(lease.entries) == model.journal
             assert lease.base == model.journal
+            model.begun = True
             model.attempt, model.epoch, model.lease, model.status = lease.attempt, lease.epoch, lease, "IN_PROGRESS"
             model.lane, model.holder = lease.lane, None
         self.again(data)
@@ -419,7 +491,7 @@ class Machine(RuleBasedStateMachine):
             word = self.run(self.keepers["w2"].fire(self.store, intent))
             others = [at for at in (model.start, model.wake) if at is not None]
             if model.deadline is not None and model.deadline <= min(others, default=model.deadline):
-                if model.status == "CREATED" or (model.status == "SUBMITTED" and not model.attempt):
+                if not model.attempt:
                     assert word == "TIMED_OUT"
                     model.finish("TIMED_OUT", self.now, 30 * 86_400_000)
                 else:
@@ -431,7 +503,7 @@ class Machine(RuleBasedStateMachine):
             self.again(data)
 
     def due(self, model: Intent) -> int | None:
-        if model.status in FINAL:
+        if model.status in FINAL or model.status == "PAUSED":
             return None
         return min((at for at in (model.deadline, model.start, model.wake) if at is not None), default=None)
 
@@ -440,7 +512,7 @@ class Machine(RuleBasedStateMachine):
     def mend(self, data: Any) -> None:
         intent, model = self.some(data)
         word = self.unchanged(lambda: self.keepers["w3"].mend(intent))
-        assert word == ("STALE" if model.status in FINAL else "OK")
+        assert word == ("STALE" if model.status in (*FINAL, "PAUSED") else "OK")
 
     @rule()
     def sweep(self) -> None:
@@ -491,7 +563,36 @@ class Machine(RuleBasedStateMachine):
             return
         assert self.run(_word(lease.park(seen, "TIME", at))) == "OK"
         self.step_back(model, lease)
-        model.status, model.wake = "WAITING", at
+        model.wait("TIME", at)
+        self.again(data)
+
+    @rule(data=st.data(), wake=st.sampled_from([0, 150]), blind=st.booleans())
+    @precondition(lambda self: any(m.lease for m in self.intents.values()))
+    def put_down(self, data: Any, wake: int, blind: bool) -> None:
+        _, model, lease = self.leased(data)
+        if blind:
+            assert self.unchanged(lambda: _word(shelve(lease, model.journal - 1, "UNKNOWN_TYPE", 0))) == "NEWS"
+            return
+        assert self.run(_word(shelve(lease, model.journal, "UNKNOWN_TYPE", self.now + wake))) == "OK"
+        if model.claims == model.journal:
+            model.journal -= 1
+        model.attempt -= 1
+        model.begun = bool(model.attempt or model.journal)
+        self.dead.append(lease)
+        model.give_up()
+        model.wait("UNKNOWN_TYPE", self.now + wake)
+        self.again(data)
+
+    @rule(data=st.data(), key=st.sampled_from(["a#0", "b#0"]), gives_up=st.booleans())
+    @precondition(lambda self: any(m.lease for m in self.intents.values()))
+    def declare(self, data: Any, key: str, gives_up: bool) -> None:
+        _, model, lease = self.leased(data)
+        asked = lease.withdraw(key) if gives_up else lease.declare(key, model.journal)
+        assert self.run(_word(asked)) == "OK"
+        if not gives_up:
+            model.arrivals[key] = "?"
+        elif model.arrivals.get(key) not in ("aa", "bb"):
+            model.arrivals[key] = "-"
         self.again(data)
 
     def step_back(self, model: Intent, lease: Lease) -> None:
@@ -508,8 +609,8 @@ class Machine(RuleBasedStateMachine):
         seen = model.journal - 1 if blind else model.journal
         assert self.run(_word(lease.retry(seen, delay, failure))) == "OK"
         self.step_back(model, lease)
-        model.status, model.wake = "WAITING", self.now if blind else self.now + delay
         model.journal += 1
+        model.wait("RETRY", self.now if blind else self.now + delay)
         self.again(data)
 
     @rule(data=st.data())
@@ -531,7 +632,12 @@ class Machine(RuleBasedStateMachine):
         model.finish(status, self.now, KEEP)
         self.again(data)
 
-    @rule(data=st.data(), verb=st.sampled_from(["record", "checkpoint", "note", "park", "retry", "release", "settle"]))
+    @rule(
+        data=st.data(),
+        verb=st.sampled_from(
+            ["record", "checkpoint", "note", "park", "retry", "release", "settle", "shelve", "declare", "withdraw"]
+        ),
+    )
     @precondition(lambda self: self.dead)
     def zombie(self, data: Any, verb: str) -> None:
         """An owner that lost its lease, or gave it up, goes on as if it had not: nothing changes."""
@@ -539,8 +645,10 @@ class Machine(RuleBasedStateMachine):
         args: dict[str, tuple[Any, ...]] = {
             "record": ([STEP],), "checkpoint": ("fetch#0", b"zombie"), "note": ("changed", "zombie"),
             "park": (0, "TIME", None), "retry": (0, 0, STEP), "release": (), "settle": ("FAILED", STEP, KEEP),
+            "declare": ("a#0", 0), "withdraw": ("a#0",),
         }  # fmt: skip
-        word = self.unchanged(lambda: _word(getattr(lease, verb)(*args[verb])))
+        late = {"shelve": lambda: shelve(lease, 0, "TIME", 0)}
+        word = self.unchanged(lambda: _word(late[verb]() if verb in late else getattr(lease, verb)(*args[verb])))
         assert word in ("FENCED", "WRONG_STATE", "NOT_FOUND", "OK")
 
     # -- what always holds
