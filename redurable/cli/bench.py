@@ -42,7 +42,7 @@ def bench(
     """
     Measure this machine: steps, intents, latency, memory, recovery.
 
-    [bold]redurable bench[/bold]  all of it on a private server (append-only file, fsync every second), under 5 minutes
+    [bold]redurable bench[/bold]  all of it on a private server (append-only file, fsync every second), some minutes
 
     [bold]redurable bench --quick[/bold]  a rough look
 
