@@ -146,7 +146,8 @@ def _fitted(
     from rich.cells import cell_len
 
     widths = {i: max(cell_len(row[i]) for row in (columns, *texts)) for i in range(len(columns))}
-    order = sorted(map(columns.index, spare), key=lambda i: any(row[i] not in ("", "0") for row in texts))
+    spared = [columns.index(name) for name in spare if name in columns]
+    order = sorted(spared, key=lambda i: any(row[i] not in ("", "0") for row in texts))
     least = {i: min(widths[i], max(_LEAST, len(columns[i]))) for i in order if i not in numbers}
     for i in order:
         if _total(widths | {k: least[k] for k in least if k in widths}) <= room:

@@ -174,6 +174,8 @@ def load(url: str, room: Path, workers: list[Served], prometheus: Prometheus) ->
     with Client(url, namespace="prom") as client:
         client.send("nobody", 1)
         client.send("nobody", 1, delay=3600)
+        client.schedules.put("rounds", to="nobody", every=0.5, overlap="skip")
+        left_to_nobody(client, url, room)
         client.send("typed", 1, type="strange")
         sent = [*client.send_many("bread", range(60))]
         sent += [client.send("cake", kind) for kind in ("flaky", "flaky", "hopeless", "again", "nap", "nap", "plain")]
@@ -203,6 +205,17 @@ def load(url: str, room: Path, workers: list[Served], prometheus: Prometheus) ->
         os.kill(pid, signal.SIGCONT)
         until(lambda: served.value("redurable_fenced_total") > 0)
     return outcomes
+
+
+def left_to_nobody(client: Client, url: str, room: Path) -> None:
+    """Let an intent begin on a version whose only worker then goes."""
+    (room / "ready").touch()
+    retired = Served(room, url, "prom", "--version", "v0", app="tests.telemetry.late")
+    retired.started()
+    intent = client.send("late", 2)
+    until(lambda: client.get(intent).reason == "TIME")
+    retired.stop()
+    until(lambda: client.get(intent).status == "SUBMITTED")
 
 
 def expression(text: str, instance: str = ".*") -> str:
@@ -299,11 +312,20 @@ def test_every_rule_is_evaluated_and_its_expression_has_data(scene: Scene) -> No
         if "absent(" not in rule["query"]:
             bare = rule["query"] if " unless " in rule["query"] else THRESHOLD.sub("", rule["query"])
             assert scene.prometheus.query(bare), rule["query"]
-    told = ("RedurableWorkWithoutWorker", "RedurableJournalMismatches", "RedurableFenced", "RedurableUnknownTypes")
+    told = (
+        "RedurableVersionWithoutWorker",
+        "RedurableWorkWithoutWorker",
+        "RedurableJournalMismatches",
+        "RedurableFenced",
+        "RedurableUnknownTypes",
+    )
     alerts: dict[str, Any] = {}
+    queues: set[tuple[str, str]] = set()
     while not alerts.keys() >= set(told):  # the test's own time limit ends it
-        alerts = {alert["labels"]["alertname"]: alert for alert in scene.prometheus.ask("alerts")["alerts"]}
-    assert alerts["RedurableWorkWithoutWorker"]["labels"]["queue"] == "nobody"
+        found = scene.prometheus.ask("alerts")["alerts"]
+        alerts = {alert["labels"]["alertname"]: alert for alert in found}
+        queues = {(alert["labels"]["alertname"], alert["labels"].get("queue", "")) for alert in found}
+    assert queues > {("RedurableWorkWithoutWorker", "nobody"), ("RedurableVersionWithoutWorker", "late")}
     assert alerts["RedurableJournalMismatches"]["state"] == alerts["RedurableFenced"]["state"] == "firing"
     assert alerts["RedurableUnknownTypes"]["labels"]["queue"] == "typed"
     assert "RedurableNotScraped" not in alerts

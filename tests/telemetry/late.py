@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from redurable import handler, lifespan
+from redurable import handler, lifespan, sleep
 from tests.telemetry.bakery import ROOM
 
 
@@ -18,4 +18,5 @@ async def warm() -> AsyncIterator[None]:
 
 @handler(queue="late")
 async def late(n: int) -> int:
+    await sleep(n)
     return n
