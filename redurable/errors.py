@@ -337,6 +337,8 @@ class Fenced(Suspended):
 class Canceled(asyncio.CancelledError):
     """The intent was cancelled, or its deadline passed."""
 
+    code = "CANCELED"
+
 
 class JournalMismatchError(BaseException):
     """

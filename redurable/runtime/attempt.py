@@ -276,8 +276,8 @@ class Attempt:
             # an earlier attempt had begun to undo: whatever this one ended with
             return await self._compensate(conductor.ending.status, conductor.ending.error)
         # a handler that fails before it meets its cancel does not outlive it by its retries
-        cancel = self._cursor.cancel
-        if cancel is not None and (conductor.cancellation.delivered or error is not None):
+        cancel, met = self._cursor.cancel, conductor.cancellation
+        if cancel is not None and (met.delivered or met.felt or error is not None):
             status = cancel.status
             code = "CANCELED" if status is Status.CANCELED else "DEADLINE"
             info = ErrorInfo(type=f"redurable.{code}", message=cancel.note or code.lower(), code=code)
@@ -379,11 +379,11 @@ class Attempt:
         """Nothing but durable waits is left: put the intent down until *due* (ms; None: till it is woken)."""
         if not self._parking:
             self._parking = True
-            background(self._park(due, reason))
+            background(self._park(len(self.recorder.cursor), due, reason))
 
-    async def _park(self, due: int | None, reason: Reason) -> None:
+    async def _park(self, seen: int, due: int | None, reason: Reason) -> None:
         try:
-            word = await put_down_waiting(self, due, reason)
+            word = await put_down_waiting(self, seen, due, reason)
         finally:
             self._parking = False
         if word == b"OK":

@@ -32,15 +32,17 @@ class Cancellation:
         delivered: Whether the handler has met it.
         owed: Whether a thread has still to meet it, at its next durable call.
         refused: Whether a call inside a step's body was not started because of it.
+        felt: Whether the handler was given the failure of a step that was cut short so.
     """
 
-    __slots__ = ("_announced", "delivered", "entry", "owed", "refused")
+    __slots__ = ("_announced", "delivered", "entry", "felt", "owed", "refused")
 
     def __init__(self, entry: CancelRequested | None = None) -> None:
         self.entry = entry
         self.delivered = False
         self.owed = False
         self.refused = False
+        self.felt = False
         self._announced = False
 
     @property

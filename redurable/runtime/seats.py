@@ -120,12 +120,11 @@ class Seats:
                 call.due = None
         conductor.kick()
 
-    async def linger(self, wake_ms: int | None) -> Any:
-        """Put the intent down until a limit calls it up; NEWS when it has, meanwhile."""
+    async def linger(self, seen: int, wake_ms: int | None) -> Any:
+        """Put the intent down until a limit calls it up; NEWS when it has, or more than *seen* entries are there."""
         waits = [(seat.at, seat.place) for _, seat in self.calls.values() if seat.at is not None]
         if not waits:
             return b"NEWS"
-        seen = len(self._attempt.recorder.cursor)
         word = await linger(self._attempt.lease, waits, seen, wake_ms)
         if word == b"NEWS":
             self.call_up()
@@ -181,13 +180,17 @@ def _begins(attempt: Attempt) -> bool:
     return all(raw[1:2] in _BEFORE for raw in attempt.lease.entries)
 
 
-async def put_down_waiting(attempt: Attempt, due: int | None, reason: Reason) -> Any:
-    """Park *attempt*, which waits for *reason* first of all, until *due* (ms); return the store's word."""
+async def put_down_waiting(attempt: Attempt, seen: int, due: int | None, reason: Reason) -> Any:
+    """
+    Park *attempt*, which waits for *reason* first of all, until *due* (ms); return the store's word.
+
+    *seen* is how many entries there were when this was decided: what came since may be what it waits for.
+    """
     if attempt.telling is not None and not await attempt.telling.before_park():
         return b"NEWS"
     if reason is Reason.LIMIT and attempt.seats is not None:
-        return await attempt.seats.linger(due)
-    return await attempt.lease.park(len(attempt.recorder.cursor), reason.value, due)
+        return await attempt.seats.linger(seen, due)
+    return await attempt.lease.park(seen, reason.value, due)
 
 
 async def seated(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any) -> bool:

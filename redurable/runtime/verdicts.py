@@ -10,6 +10,7 @@ import msgspec
 
 from redurable.clock import now_ms
 from redurable.errors import (
+    Canceled,
     CodecError,
     ConfigurationError,
     JournalMismatchError,
@@ -72,6 +73,8 @@ def concluded(spec: StepSpec, scope: Scope, call: Call) -> Any:
         refused = CodecError(f"the error of step {spec.name!r} is sealed", code="CODEC_MISSING")
         scope.attempt.hold(refused)
         raise refused
+    if info.code == Canceled.code and (cancellation := scope.attempt.conductor.cancellation).pending:
+        cancellation.felt = True  # whatever is made of it, it must not become a result
     failure = StepFailed(
         spec.name, info.type, info.message, code=info.code or None, bases=info.bases, details=info.details,
         traceback=info.traceback, tries=entry.tries,

@@ -53,7 +53,9 @@ def _check_limits(handlers: list[HandlerSpec]) -> None:
     """Two numbers for what one name shares would take turns: whoever asks last is right."""
     said: dict[str, tuple[Limit, str]] = {}
     declared = [(limit, spec.queue, f"handler {spec.name}") for spec in handlers for limit in spec.limits]
-    declared += [(limit, "", f"step {spec.name}") for spec in known_steps() for limit in spec.limits if limit.name]
+    # a step that is made in a function may be made again, with other numbers
+    steps = (spec for spec in known_steps() if "<locals>" not in spec.function.__qualname__)
+    declared += [(limit, "", f"step {spec.name}") for spec in steps for limit in spec.limits if limit.name]
     for limit, default, by in declared:
         name = f"{limit.name or default}{':' if limit.key is not None else ''}"
         other, other_by = said.setdefault(name, (limit, by))

@@ -276,7 +276,7 @@ def test_a_cancel_interrupts_a_models_call(nest: Nest, place: Place, queue: str)
 
 
 @pytest.mark.parametrize("queue", ["analyst", "stubborn"])
-def test_a_cancel_lets_the_tools_end_and_no_model_is_asked_after_them(nest: Nest, queue: str) -> None:
+def test_a_cancel_lets_the_call_in_flight_end_and_nothing_is_paid_after_it(nest: Nest, queue: str) -> None:
     intent = nest.ask(queue)
     with nest.stopped(("fetch Acme", "asked")) as wait:
         assert wait().pid is not None
@@ -284,7 +284,10 @@ def test_a_cancel_lets_the_tools_end_and_no_model_is_asked_after_them(nest: Nest
     with pytest.raises(IntentFailed) as failed:
         nest.ended(intent)
     assert failed.value.status == "CANCELED"
-    assert nest.bill(intent) == dict.fromkeys(CALLS[:-2], (1, 1))
+    bill = nest.bill(intent)
+    assert bill["fetch Acme"] == (1, 1)
+    assert set(bill) <= set(CALLS[:-2]) - {"summarise Acme"}, "the other tool may have ended by then"
+    assert set(bill.values()) == {(1, 1)}
 
 
 # --- without a worker -------------------------------------------------------------------------------------------------
