@@ -19,14 +19,14 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def main(context: typer.Context) -> None:
+def main(context: typer.Context, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
     """
     List what waits for people, and answer it.
 
     [bold]redurable approvals[/bold]  lists; see also [bold]redurable approvals answer[/bold]
     """
     if context.invoked_subcommand is None:
-        list_()
+        list_(url=url, namespace=namespace, as_json=as_json)
 
 
 @app.command("list")

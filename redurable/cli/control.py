@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from redurable.cli.common import AsJson, Namespace, Url, client_of, seconds_of
+from redurable.cli.common import AsJson, Namespace, Url, check_known, client_of, seconds_of
 from redurable.cli.output import note, print_json, print_line, run
 from redurable.errors import ConfigurationError
 from redurable.model import Status
@@ -191,6 +191,8 @@ async def _many(
             note(f"{done} of {total}")
 
     async with client_of(*place) as client:
+        if queue is not None:
+            await check_known(client, queue)
         result = await client.each(
             verb, queue=queue, status=status, label=split_label(label) if label is not None else None,
             older_than=seconds_of(older_than), dry_run=dry_run, note=reason,

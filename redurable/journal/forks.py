@@ -2,7 +2,8 @@
 What a fork keeps of the journal that it begins with: its handler's history up to one call, and nothing of its attempts.
 
 Kept are results, timers, tries and values that came, in their order. Left out are what an operator's retry voided,
-claims, failed attempts and cancels, and children that had not ended: the fork calls its own. Chance up to the fork's
+claims, failed attempts and cancels, and children that had not ended and promises without a value: the fork calls its
+own, and asks anew. Chance up to the fork's
 beginning is drawn as it was, since recorded calls may depend on it; `Forked` says from what. Invariant: the fork's
 handler, replayed, comes to the place before the call as the other one did.
 """
@@ -76,13 +77,22 @@ def past(raw: list[bytes], step: str) -> Past:
             found.began = entry.began
     found.seed = next((entry.seed for seq, entry in live if seq >= at and isinstance(entry, Forked)), "")
     ended = {entry.key for seq, entry in live if seq < at and isinstance(entry, Arrived)}
+    fired = {(e.scope, e.name, e.n) for seq, e in live if seq < at and isinstance(e, TimerFired)}
     for seq, entry in live:
         if seq >= at or not isinstance(entry, _KEPT) or (isinstance(entry, Called) and entry.child not in ended):
+            continue
+        if isinstance(entry, TimerSet) and (entry.scope, entry.name, entry.n) not in fired and _asks(entry, ended):
             continue
         found.journal.append(raw[seq - 1])
         if isinstance(entry, Arrived):
             found.arrived[entry.key] = seq, len(found.journal)
     return found
+
+
+def _asks(entry: TimerSet, ended: set[str]) -> bool:
+    """Tell whether it limits a promise that is open: the fork asks for one of its own, and its time begins anew."""
+    kind, _, name = entry.name.partition(" ")
+    return kind == "promise" and not any(key.rpartition("#")[0] == name for key in ended)
 
 
 def _live(raw: list[bytes]) -> Iterator[tuple[int, Entry]]:

@@ -290,6 +290,7 @@ def test_what_waits_for_people_is_listed_and_answered(cli: Cli, worker: Running)
     assert (found[0]["name"], found[0]["outcomes"]) == ("publish", ["approve", "reject"])
     assert found[0]["form"]["type"] == "string"
     assert "Publish the page?" in cli("approvals").out
+    assert intent in {a["intent"] for a in cli("approvals", "--json").json}
     said = cli("approvals", "answer", intent, "publish", "perhaps", "--value", '"ok"')
     assert (said.code, "BAD_OUTCOME" in said.err) == (2, True)
     said = cli("approvals", "answer", intent, "publish", "approve", "--value", "1")

@@ -265,6 +265,7 @@ def test_many_that_are_chosen_wrongly(cli: Cli, verb: str) -> None:
     refused(cli("intents", verb, "--older-than", "soon"), "BAD_ARGUMENT", "'soon' is no time", "15m")
     refused(cli("intents", verb, "--label", "team"), "BAD_ARGUMENT", "name=value")
     refused(cli("intents", verb, "--status", "DELIVERED"), "BAD_ARGUMENT")
+    refused(cli("intents", verb, "--queue", "nope", "--dry-run"), "QUEUE_NOT_FOUND", "'nope'", exit_code=1)
 
 
 def test_a_retry_of_what_has_not_failed(cli: Cli) -> None:

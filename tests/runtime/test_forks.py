@@ -14,6 +14,7 @@ from redurable import (
     Status,
     TerminalError,
     WrongState,
+    approval,
     call,
     compensate,
     continue_as_new,
@@ -238,6 +239,43 @@ async def test_timers_keep_their_due_time_and_promises_their_values(w: World, bo
     await w.client.resolve(of_promise, "later", "now")
     assert await w.result(of_promise) == ["grace", "yes", "later"]
     await w.client.kill(source)
+    await check_all(w.store)
+
+
+@pytest.mark.parametrize("from_step", ["ok", "after", "beside"])
+async def test_a_promise_with_a_time_limit_is_asked_for_anew(w: World, book: Book, from_step: str) -> None:
+    async def main(payload: None) -> list[str]:
+        await run("before", book.write, "before")
+
+        async def beside() -> None:
+            await run("beside", book.write, "beside")
+
+        answer, _ = await asyncio.gather(promise("ok", str).wait(timeout=3600), beside())
+        await run("after", book.write, "after")
+        return [answer, (await approval("fine", reminders=[3600])).outcome]
+
+    await w.serve(main)
+    source = await w.send()
+    await w.until(source, Status.WAITING)
+    if from_step != "beside":
+        await w.client.resolve(source, "ok", "yes")
+        while not await w.client.approvals():
+            await asyncio.sleep(0.01)
+    forked = await w.client.fork(source, from_step)
+    if from_step != "after":
+        await w.until(forked, Status.WAITING)
+        await w.client.resolve(forked, "ok", "mine")
+    while forked not in {asked.intent for asked in await w.client.approvals()}:
+        await asyncio.sleep(0.01)
+    await w.client.answer(forked, "fine", "approve")
+    assert await w.result(forked) == ["yes" if from_step == "after" else "mine", "approve"]
+    again = await w.client.fork(forked, "fine")
+    while again not in {asked.intent for asked in await w.client.approvals()}:
+        await asyncio.sleep(0.01)
+    await w.client.answer(again, "fine", "reject")
+    assert (await w.result(again))[1] == "reject"
+    for intent in (source, forked, again):
+        await w.client.kill(intent)
     await check_all(w.store)
 
 
