@@ -29,10 +29,11 @@ from statistics import median
 from typing import Any, ClassVar
 
 HERE = Path(__file__).resolve().parent
-logging.disable(logging.INFO)  # a log line a job would cost some of them a third of their speed
 PAYLOAD = "p" * 198  # 200 bytes as MessagePack or JSON, two of them the frame
 RESULT = "r" * 198
 URL = os.environ.get("BENCH_URL", "")  # of the server that the runner started
+if URL:
+    logging.disable(logging.INFO)  # a log line a job would cost some of them a third of their speed
 STRICT = os.environ.get("BENCH_FSYNC") == "always"  # every commit reaches the disk before it is acknowledged
 SETTLE = 6.0  # s that two workers have for getting acquainted before one is killed
 
