@@ -37,18 +37,18 @@ class Peer:
     module: str
     needs: Literal["redis", "postgres", "restate", "none"]
     pace: float
-    calls: int = 300
+    calls: int = 200
 
 
 PEERS: tuple[Peer, ...] = (
     Peer(OURS, "queues", "on_redurable", "redis", 20_000),
-    Peer("streaq", "queues", "on_streaq", "redis", 1_500, calls=60),
+    Peer("streaq", "queues", "on_streaq", "redis", 1_500, calls=50),
     Peer("arq", "queues", "on_arq", "redis", 2_500),
     Peer("SAQ", "queues", "on_saq", "redis", 2_000),
     Peer("docket", "queues", "on_docket", "redis", 2_000),
     Peer("taskiq", "queues", "on_taskiq", "redis", 2_000),
     Peer("dramatiq", "queues", "on_dramatiq", "redis", 3_500),
-    Peer("RQ", "queues", "on_rq", "redis", 700),
+    Peer("RQ", "queues", "on_rq", "redis", 500),
     Peer("Celery", "queues", "on_celery", "redis", 1_200),
     Peer("huey", "queues", "on_huey", "redis", 2_500),
     Peer("BullMQ (Python)", "queues", "on_bullmq", "redis", 3_000),

@@ -245,8 +245,8 @@ class Run:
                 for name, measure, options in (
                     ("send", "send", lambda p: {"count": int(3_000 * scale)}),
                     ("bulk", "bulk", lambda p: {"count": int(max(5_000, 2 * p.pace) * scale)}),
-                    ("drain", "drain", lambda p: {"count": int(2.5 * p.pace * scale)}),
-                    ("drain 2", "drain", lambda p: {"count": int(4 * p.pace * scale), "processes": 2}),
+                    ("drain", "drain", lambda p: {"count": int(1.5 * p.pace * scale)}),
+                    ("drain 2", "drain", lambda p: {"count": int(2 * p.pace * scale), "processes": 2}),
                     ("idle", "idle", lambda p: {"count": max(10, int(p.calls * scale))}),
                 ):
                     for side in _turned(sides, turn):
@@ -274,7 +274,7 @@ class Run:
 
     def _intents(self, peer: Peer) -> int:
         """200 intents of 50 steps; more for who is done with them in no time, fewer for who takes half a minute."""
-        return int(max(200 if peer.pace > 10 else 100, peer.pace) * self.plan.scale) or 1
+        return int(max(200 if peer.pace > 20 else 100, peer.pace) * self.plan.scale) or 1
 
     def kills(self) -> None:
         """

@@ -13,6 +13,7 @@ import uvloop
 from kit import URL, Queue, first_time, gathered, tick
 from saq import Job
 from saq import Queue as Saq
+from saq.job import TERMINAL_STATUSES
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
@@ -66,7 +67,7 @@ class SaqSide(Queue):
         return await gathered(self.send, payloads, 32)
 
     async def result(self, handle: Any) -> Any:
-        while not handle.completed:  # the job has run: what is left is to store its result
+        while handle.status not in TERMINAL_STATUSES:  # the job has run: what is left is to store its result
             await handle.refresh()
         return handle.result
 
