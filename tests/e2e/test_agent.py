@@ -276,7 +276,7 @@ def test_a_cancel_interrupts_a_models_call(nest: Nest, place: Place, queue: str)
 
 
 @pytest.mark.parametrize("queue", ["analyst", "stubborn"])
-def test_a_cancel_lets_the_call_in_flight_end_and_nothing_is_paid_after_it(nest: Nest, queue: str) -> None:
+def test_after_a_cancel_no_tool_and_no_model_is_asked_for_anything(nest: Nest, queue: str) -> None:
     intent = nest.ask(queue)
     with nest.stopped(("fetch Acme", "asked")) as wait:
         assert wait().pid is not None
@@ -285,9 +285,9 @@ def test_a_cancel_lets_the_call_in_flight_end_and_nothing_is_paid_after_it(nest:
         nest.ended(intent)
     assert failed.value.status == "CANCELED"
     bill = nest.bill(intent)
-    assert bill["fetch Acme"] == (1, 1)
-    assert set(bill) <= set(CALLS[:-2]) - {"summarise Acme"}, "the other tool may have ended by then"
-    assert set(bill.values()) == {(1, 1)}
+    # the other tool may have ended by then; if not it fails, and the SDK then cancels the call that is in flight
+    assert set(bill) <= set(CALLS[:-2]) - {"summarise Acme"}
+    assert {asked for asked, _ in bill.values()} == {1}
 
 
 # --- without a worker -------------------------------------------------------------------------------------------------
