@@ -113,9 +113,11 @@ class _Child:
         accepted(word, self.to, self.options)
         return bool(word == b"QUEUED")
 
-    async def start(self) -> None:
+    async def start(self, seen: int) -> None:
         """
         Store the child that its parent is to wait for, and have the parent's end find it, should that be next.
+
+        The first *seen* entries of the parent's journal did not bring its outcome.
 
         Raises:
             Fenced: The parent is another attempt's by now.
@@ -128,7 +130,7 @@ class _Child:
         if line is not None:
             await check_deadlock(self.store, lease.id, self.queue, line)
         # both leave together: a process that dies now has not written yet that it has called this child
-        told = lease.declare(self.id, len(self.attempt.conductor.cursor))
+        told = lease.declare(self.id, seen)
         try:
             queued = await self.submit(True)
         finally:
@@ -220,7 +222,7 @@ async def _outcome(scope: Scope, name: str, to: Any, payload: Any, options: Send
     try:
         await conductor.wait(scope, held)
         while held.state == RUNNING:
-            background(_start(child, held), "start a child")
+            background(_start(child, held, cursor.applied), "start a child")
             await conductor.wait(scope, held)
     except asyncio.CancelledError:
         if conductor.signal is None:
@@ -229,11 +231,11 @@ async def _outcome(scope: Scope, name: str, to: Any, payload: Any, options: Send
     return child, held.entry
 
 
-async def _start(child: _Child, held: Call) -> None:
+async def _start(child: _Child, held: Call, seen: int) -> None:
     attempt = child.attempt
     conductor = attempt.conductor
     try:
-        await child.start()
+        await child.start(seen)
     except Fenced as fenced:
         attempt.lost(str(fenced))
         return

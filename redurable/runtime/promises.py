@@ -157,7 +157,7 @@ class Promise(Generic[T]):
                 if call.due is not None:
                     conductor.write(call, TimerFired(place, label, n, now_ms()))
                 else:
-                    background(self._open(call, limit), "promise")
+                    background(self._open(call, limit, conductor.cursor.applied), "promise")
                 await conductor.wait(scope, call)
         except asyncio.CancelledError as error:
             if error.args == (LOST,) and conductor.signal is None:
@@ -166,8 +166,8 @@ class Promise(Generic[T]):
         entry: Arrived | TimerFired = call.entry
         return entry if isinstance(entry, Arrived) else None
 
-    async def _open(self, call: Call, limit: float | None) -> None:
-        """Tell the store what is waited for, and set the time limit."""
+    async def _open(self, call: Call, limit: float | None, seen: int) -> None:
+        """Tell the store what is waited for, as the first *seen* entries did not bring it, and set the time limit."""
         attempt = self._attempt
         conductor = attempt.conductor
         schema = schema_of(self._typed.annotation)
@@ -175,7 +175,7 @@ class Promise(Generic[T]):
         about = b"" if ask == Ask() else encode_entry(ask)
         since = ask.since if ask.outcomes else None
         try:
-            word = await attempt.lease.declare(self._key, len(conductor.cursor), about, ask.form, schema, since)
+            word = await attempt.lease.declare(self._key, seen, about, ask.form, schema, since)
         except StoreError as error:  # nobody can know of the promise: the next attempt tries again
             attempt.lost(f"STORE_ERROR: {error}")
             return

@@ -27,6 +27,7 @@ from redurable import (
     sync,
 )
 from redurable.model import Arrived, Reason, TimerFired, TimerSet
+from redurable.runtime.promises import Promise
 from redurable.store import tokens
 from tests.runtime.world import World
 
@@ -47,6 +48,31 @@ async def test_an_intent_is_put_down_until_its_promise_is_resolved(w: World) -> 
     assert await w.result(intent) == "yes"
     (entry,) = await w.entries(intent, Arrived)
     assert (entry.key, entry.by) == ("answer#0", "ann")
+
+
+async def test_what_comes_while_the_wait_for_it_is_written_stands(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, written, go_on = Promise._open, asyncio.Event(), asyncio.Event()
+
+    async def late(self: Promise[Any], *args: Any) -> None:
+        while self._key not in self._attempt.conductor.cursor.brought:
+            await w.client.resolve(self._attempt.lease.id, "answer", "yes")
+            await asyncio.sleep(0.001)
+        await opened(self, *args)
+        written.set()
+
+    async def main(payload: None) -> str:
+        answer = await promise("answer", str)
+        await step(go_on.wait)()
+        return answer
+
+    monkeypatch.setattr(Promise, "_open", late)
+    await w.serve(main)
+    intent = await w.send()
+    await written.wait()
+    with pytest.raises(WrongState, match="ALREADY_RESOLVED"):
+        await w.client.resolve(intent, "answer", "no")
+    go_on.set()
+    assert await w.result(intent) == "yes"
 
 
 @pytest.mark.parametrize("when", ["before its start", "before it is asked", "in the process"])
