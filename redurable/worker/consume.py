@@ -66,6 +66,7 @@ class _Consumer:
         self.streams = [s for s in lanes if not foreign or not self._elsewhere(s, foreign)]
         self.limits = [self._limit(s) for s in self.streams]
         self.solo = [s for queue in queues for s in keeper.streams_of(queue)[1]]
+        self.heard = -1  # of suspects: look for them first
         self.suspects_since: float | None = None
         self.patience = _SUSPECTS_WAIT
         self.rounds = 0
@@ -99,7 +100,6 @@ class _Consumer:
         stop = asyncio.ensure_future(self._over())
         # the only way to end a blocking read from here; what it delivers meanwhile is found in our pending list
         stop.add_done_callback(lambda _: background(self.reader.close()))
-        worker.suspects.set()
         try:
             while not self.over:
                 if not self.streams:
@@ -171,9 +171,9 @@ class _Consumer:
     async def _serve_suspects(self) -> bool:
         """Take one suspect if this worker holds nothing; whether the consumer should look again at once."""
         worker = self.worker
-        if not worker.suspects.is_set() and self.suspects_since is None:
+        if worker.suspects.rings == self.heard and self.suspects_since is None:
             return False
-        worker.suspects.clear()
+        self.heard = worker.suspects.rings
         if not await self._suspects_waiting():
             self.suspects_since = None
             return False
@@ -183,7 +183,7 @@ class _Consumer:
                 while not worker.idle() and not worker.stopping.is_set():
                     worker.freed.clear()
                     await worker.freed.wait()
-                worker.suspects.set()
+                worker.suspects.ring()
                 return True
             self.suspects_since = None  # another worker has it
             return False

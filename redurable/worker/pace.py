@@ -11,6 +11,7 @@ alarm) is a stir.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 __all__ = ["BUSY", "Pace"]
 
@@ -45,17 +46,16 @@ class Pace:
             if len(self._empty) == self._partitions:
                 self._stirred.clear()
 
-    async def wait(self, close: float, calm: float, also: asyncio.Event | None = None) -> bool:
+    async def wait(self, close: float, calm: float, also: Callable[[], Awaitable[None]] | None = None) -> bool:
         """
         Wait *close* seconds, or at a calm pace *calm* seconds or until the next stir; return whether all was calm.
 
-        *also* ends the wait early at a close pace.
+        The end of *also* ends the wait early at a close pace.
         """
         calmly = self.calm
-        waking = self._stirred if calmly else also
         try:
             async with asyncio.timeout(calm if calmly else close):
-                await (waking.wait() if waking is not None else asyncio.sleep(close))
+                await (self._stirred.wait() if calmly else asyncio.sleep(close) if also is None else also())
         except TimeoutError:
             return calmly and self.calm
         return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
 from redurable.events import emit
@@ -33,22 +34,21 @@ async def reconcile(worker: Worker, keeper: Keeper) -> None:
     """Mend until the worker stops."""
     mux, prefix = worker.store.mux, keeper.keys.head_prefix
     cursor: bytes = b"0"
-    connects, hurry = mux.connects, False
+    connects, alarms, hurry = mux.connects, worker.alarmed.rings, False
     while not worker.stopping.is_set():
         if hurry:
             await asyncio.sleep(_FAST)
-        elif await worker.pace.wait(_SLOW, _HOUR * (0.5 + random.random()), worker.alarmed):
+        elif await worker.pace.wait(_SLOW, _HOUR * (0.5 + random.random()), partial(worker.alarmed.wait, alarms)):
             cursor, hurry = b"0", True
         elif worker.pace.calm:
             continue
-        if mux.connects != connects or worker.alarmed.is_set():
+        if mux.connects != connects or worker.alarmed.rings != alarms:
             # others and what they still have on its way come back first
             await asyncio.sleep(_SETTLED)
-            worker.alarmed.clear()
-            connects, cursor, hurry = mux.connects, b"0", True
+            connects, alarms, cursor, hurry = mux.connects, worker.alarmed.rings, b"0", True
         if cursor == b"0":
             await keeper.open([s for q in worker.queues for s in keeper.streams_of(q)[0]])
-            worker.suspects.set()  # a message may have been missed
+            worker.suspects.ring()  # a message may have been missed
             await schedules.mend(worker.store)
         cursor, keys = await mux.command("SCAN", cursor, "MATCH", prefix + "*", "COUNT", _PAGE)
         states = await asyncio.gather(*(mux.command("HGET", key, "status") for key in keys))

@@ -29,7 +29,7 @@ async def timers(worker: Worker, keeper: Keeper) -> None:
     offset = 0
     checked = 0
     while not worker.stopping.is_set():
-        worker.bulletin.clear()
+        heard = worker.bulletin.rings
         if now_ms() - checked > 60_000:
             before = now_ms()
             seconds, micros = await worker.store.mux.command("TIME")
@@ -48,6 +48,6 @@ async def timers(worker: Worker, keeper: Keeper) -> None:
         wait = _LONGEST if first is None else min(_LONGEST, (first - now_ms() - offset) / 1000)
         try:
             async with asyncio.timeout(max(0.0, wait)):
-                await worker.bulletin.wait()
+                await worker.bulletin.wait(heard)
         except TimeoutError:
             continue

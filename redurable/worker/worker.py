@@ -41,6 +41,7 @@ from redurable.store.multiplexer import Identity
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
 from redurable.store.subscriber import Subscriber
 from redurable.tasks import background
+from redurable.worker.bell import Bell
 from redurable.worker.consume import consume
 from redurable.worker.gates import QUEUES, Gates, deploy
 from redurable.worker.overdue import overdue
@@ -89,9 +90,9 @@ class Worker:
         self.abandoned = 0
         self.stopping = asyncio.Event()
         self.freed = asyncio.Event()
-        self.bulletin = asyncio.Event()
-        self.suspects = asyncio.Event()
-        self.alarmed = asyncio.Event()
+        self.bulletin = Bell()
+        self.suspects = Bell()
+        self.alarmed = Bell()
         self.heartbeat = monotonic()
         self.quiet_until = 0.0
         self.disturbed_at = monotonic()
@@ -134,7 +135,7 @@ class Worker:
 
     def alarm(self) -> None:
         """Something that others rely on may be lost: the reconciler walks at once."""
-        self.alarmed.set()
+        self.alarmed.ring()
         self.pace.stir()
 
     async def deny(self, attempt: Attempt) -> None:
@@ -210,7 +211,7 @@ class Worker:
             events.emit("worker.draining", worker=self.id, running=len(self.attempts))
             self.stopping.set()
             self.freed.set()
-            self.bulletin.set()
+            self.bulletin.ring()
 
     async def _work(self) -> None:
         loops: list[Callable[[Worker, Keeper], Awaitable[None]]] = [
@@ -383,17 +384,17 @@ class Worker:
         elif data == QUEUES:
             background(self._look_at_gates(), "look at the gates")
         elif data == b"solo":
-            self.suspects.set()
-            self.bulletin.set()
+            self.suspects.ring()
+            self.bulletin.ring()
         else:
-            self.bulletin.set()
+            self.bulletin.ring()
 
     def _on_subscribed(self, reconnected: bool) -> None:
-        self.bulletin.set()
+        self.bulletin.ring()
         if reconnected:
             self.disturbed()
             background(self._look_at_gates(), "look at the gates")
-            self.suspects.set()
+            self.suspects.ring()
             self.quiet_until = max(self.quiet_until, monotonic() + GRACE_AFTER_CHANGE)
             for attempt in list(self.attempts.values()):
                 attempt.hint()
