@@ -140,6 +140,8 @@ def _forked(source: str, step: str, parts: Parts, kept: Past, body: bytes) -> Pa
     seed = kept.seed or turn_seed(source, int(parts.head.get("turn", 1)))
     began = kept.began or int(parts.head.get("started", now))
     head = {name: parts.head[name] for name in _TAKEN if name in parts.head}
+    if "session" in head:
+        head["place"] = ""  # the end of the line
     arrivals = {}
     for key, (before, seq) in kept.arrived.items():
         mark, _, told = parts.arrivals.get(key, b"").partition(b":")

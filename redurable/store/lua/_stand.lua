@@ -1,3 +1,8 @@
+-- Answers the place at the end of a session's line.
+local function hindmost(line)
+  local last = redis.call('ZRANGE', line, -1, -1, 'WITHSCORES')
+  return string.format('%.0f', math.max((last[2] or 0) + 1, now_us()))
+end
 -- Puts an intent into its session's line: what is free it holds at once, else it waits at `place` ('' = the end).
 local function stand(keys, id, lane, place)
   redis.call('PERSIST', keys.state)
@@ -9,10 +14,7 @@ local function stand(keys, id, lane, place)
       'at', enqueue(keys.stream, keys.streams, lane, id))
     return 'OK'
   end
-  if place == '' then
-    local last = redis.call('ZRANGE', keys.line, -1, -1, 'WITHSCORES')
-    place = string.format('%.0f', math.max(last[2] + 1, now_us()))
-  end
+  if place == '' then place = hindmost(keys.line) end
   redis.call('ZADD', keys.line, place, id)
   redis.call('HSET', keys.head, 'status', 'CREATED', 'place', place, 'lane', lane)
   return 'QUEUED'

@@ -1,12 +1,13 @@
 -- reseat: CREATED -> SUBMITTED | PAUSED
 -- Re-adds what a lost write took from a session's line: the place of an open intent, or the turn of the first if who
--- held it is gone. `holder` is the head of `first`, the first in line as the caller read it; `lane` that of `head`.
+-- held it is gone; a place of '' is the end of the line. `holder` is the head of `first`, the first in line as the
+-- caller read it; `lane` that of `head`.
 -- by     worker
 -- keys   head line holder stream streams
 -- args   id lane first
 -- reply  OK | MENDED | AGAIN | STALE
 -- flags  allow-oom
--- uses   enqueue admit
+-- uses   enqueue admit stand
 local h = redis.call('HMGET', head, 'status', 'start', 'place', 'lane')
 if not h[1] or ended(h[1]) then return 'STALE' end
 if h[1] == 'CREATED' and h[2] then return 'OK' end
@@ -21,6 +22,10 @@ if first ~= '' and first ~= id then
   end
 end
 if not score and h[1] == 'CREATED' then
+  if h[3] == '' then
+    h[3] = hindmost(line)
+    redis.call('HSET', head, 'place', h[3])
+  end
   redis.call('ZADD', line, h[3], id)
   mended = 'MENDED'
 end
