@@ -60,7 +60,7 @@ class Recorder:
     """
 
     __slots__ = (
-        "_flying", "_heaviest", "_limit", "_loop", "_most", "_owner", "_queue", "_syncing", "cursor", "lease", "lost",
+        "_behind", "_flying", "_heaviest", "_limit", "_loop", "_most", "_owner", "_queue", "_syncing", "cursor", "lease", "lost",
         "size",
     )  # fmt: skip
 
@@ -76,6 +76,7 @@ class Recorder:
         self._flying: list[tuple[Entry, asyncio.Future[None], bytes]] = []
         self._queue: list[tuple[Entry, asyncio.Future[None], bytes]] = []
         self._syncing: asyncio.Task[None] | None = None
+        self._behind = False  # more came while the journal was read
 
     @property
     def idle(self) -> bool:
@@ -141,6 +142,8 @@ class Recorder:
         """Fetch what the journal holds beyond the cursor (something came from outside)."""
         if self._syncing is None and self.lost is None:
             self._syncing = background(self._fetch())
+        else:
+            self._behind = True
 
     async def settled(self) -> None:
         """Return when nothing is on its way."""
@@ -200,11 +203,14 @@ class Recorder:
 
     async def _fetch(self, flying: list[Any] | None = None) -> None:
         try:
-            start = len(self.cursor)
-            found = await self._decoded(await self.lease.read(start))
-            # what was on its way when this was asked may have been answered, and so taken, before it
-            for entry in found[len(self.cursor) - start :]:
-                self.cursor.extend(entry)
+            again = True
+            while again:
+                self._behind, start = False, len(self.cursor)
+                found = await self._decoded(await self.lease.read(start))
+                # what was on its way when this was asked may have been answered, and so taken, before it
+                for entry in found[len(self.cursor) - start :]:
+                    self.cursor.extend(entry)
+                again = self._behind
             self.lease.base = len(self.cursor) - self.lease.k
         except Exception as error:  # whatever the store says, this attempt cannot go on without its journal
             self._syncing = None

@@ -29,6 +29,8 @@ from redurable import (
 from redurable.model import Arrived, Reason, TimerFired, TimerSet
 from redurable.runtime.promises import Promise
 from redurable.store import tokens
+from redurable.store.arrivals import waited_for
+from redurable.store.lease import Lease
 from tests.runtime.world import World
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +75,31 @@ async def test_what_comes_while_the_wait_for_it_is_written_stands(w: World, monk
         await w.client.resolve(intent, "answer", "no")
     go_on.set()
     assert await w.result(intent) == "yes"
+
+
+async def test_what_comes_while_the_journal_is_read_is_read_too(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, slow = Lease.read, asyncio.Event()
+
+    async def late(self: Lease, *args: Any) -> list[bytes]:
+        found = await read(self, *args)
+        if not slow.is_set():
+            slow.set()
+            await w.client.resolve(self.id, "second", 2)
+            await asyncio.sleep(0.1)  # the hint of it arrives before what was read
+        return found
+
+    async def main(payload: None) -> list[int]:
+        async with asyncio.timeout(100):  # a timer of the process: it is not put down
+            return list(await asyncio.gather(promise("first", int), promise("second", int)))
+
+    await w.serve(main, lease=60)  # its renewal would see it too, in its time
+    intent = await w.send()
+    await w.until(intent, Status.IN_PROGRESS)
+    while len(await waited_for(w.store, intent)) < 2:
+        await asyncio.sleep(0.002)
+    monkeypatch.setattr(Lease, "read", late)
+    await w.client.resolve(intent, "first", 1)
+    assert await w.result(intent) == [1, 2]
 
 
 @pytest.mark.parametrize("when", ["before its start", "before it is asked", "in the process"])
