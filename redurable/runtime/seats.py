@@ -45,6 +45,7 @@ class _Seat:
         self.rated = rated and any(w.rate for w in place.limits)
         self.held = False
         self.asking = False
+        self.called = False  # up, before the answer to its asking was here
         self.over = False
         self.bodies = 0  # in threads, which nobody can stop
         self.at: Wanted | None = None  # the line that it stands in
@@ -57,7 +58,7 @@ class _Seat:
         while True:
             ask = f"{self.place.lease.epoch}.{next(self._numbers)}" if self.rated else ""
             sent = monotonic()
-            self.asking = True
+            self.asking, self.called = True, False
             word = await occupy(self.place, ask, slack)
             self.asking = False
             if isinstance(word, int):
@@ -116,6 +117,7 @@ class Seats:
         """A limit has called one of the waiting calls up: they ask again."""
         conductor = self._attempt.conductor
         for call, seat in self.calls.values():
+            seat.called = seat.asking
             if seat.at is not None and call.state == ASKED:
                 call.due = None
         conductor.kick()
@@ -230,7 +232,7 @@ async def seated(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: An
             if word:
                 attempt.lost(word)
                 conductor.check()
-            call.state, call.reason, call.due = ASKED, Reason.LIMIT, now_ms() + patience
+            call.state, call.reason, call.due = ASKED, Reason.LIMIT, now_ms() + (0 if seat.called else patience)
             patience = _INSIDE if INSIDE in place else _LATER
             conductor.bodies.discard(call)
             await conductor.wait(scope, call)

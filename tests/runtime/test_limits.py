@@ -13,6 +13,7 @@ import pytest
 
 from redurable import ConfigurationError, Limit, Retry, Status, UsageError, compensate, handler, sleep, step, testing
 from redurable.model import Reason
+from redurable.runtime import seats
 from redurable.runtime.handlers import spec_of
 from redurable.store.limits import limits
 from tests.runtime.world import QUEUE, World
@@ -337,6 +338,37 @@ async def test_a_step_that_waits_long_is_put_down_and_called_up(w: World) -> Non
     assert room.order == [1, 2]
     await free(w)
     await check_all(w.store)
+
+
+async def test_a_step_called_up_before_it_knows_that_it_stands_in_line_asks_at_once(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room, ask = Room(), seats.occupy
+
+    async def late(*args: Any) -> Any:
+        word = await ask(*args)
+        if isinstance(word, int):
+            room.open.set()
+            await asyncio.sleep(0.1)  # the first leaves and calls it up before this answer is here
+        return word
+
+    @step(limit=Limit(concurrency=1))
+    async def work(n: int) -> int:
+        async with room.visit(n):
+            await room.open.wait()
+        return n
+
+    async def main(n: int) -> int:
+        async with asyncio.timeout(100):  # a timer of the process: it is not put down
+            return await work(n)
+
+    monkeypatch.setattr(seats, "occupy", late)
+    monkeypatch.setattr(seats, "_SOON", 60_000)
+    await w.serve(main)
+    first = await w.send(1)
+    await room.full(1)
+    second = await w.send(2)
+    assert [await w.result(first), await w.result(second)] == [1, 2]
 
 
 async def test_a_rate_is_never_exceeded_and_hardly_missed(w: World) -> None:
