@@ -60,8 +60,8 @@ class Recorder:
     """
 
     __slots__ = (
-        "_behind", "_flying", "_heaviest", "_limit", "_loop", "_most", "_owner", "_queue", "_syncing", "cursor", "lease",
-        "lost", "size",
+        "_behind", "_flying", "_heaviest", "_limit", "_loop", "_most", "_owner", "_queue", "_syncing", "cursor",
+        "lease", "lost", "size",
     )  # fmt: skip
 
     def __init__(self, lease: Lease, cursor: Cursor, owner: Owner, limit: int) -> None:
