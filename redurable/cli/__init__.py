@@ -21,7 +21,6 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 # name -> where it is, and its line of help
 _COMMANDS = {
     "worker": ("redurable.cli.worker:worker", "Run handlers until stopped."),
-    "worker-process": ("redurable.cli.worker:worker_process", ""),
     "dev": ("redurable.cli.dev:dev", "Start a server for this project, and print its URL."),
     "send": ("redurable.cli.send:send", "Send an intent, and print its id."),
     "intents": ("redurable.cli.intents:app", "Look at intents, cancel them, retry them, move and remove them."),
@@ -107,7 +106,7 @@ def _real(name: str) -> Any:
 
 
 for _name, (_, _line) in _COMMANDS.items():
-    app.command(_name, help=_line, hidden=not _line)(lambda: None)
+    app.command(_name, help=_line)(lambda: None)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from redurable.errors import ConfigurationError, RedurableError
 if TYPE_CHECKING:
     from redurable.runtime.handlers import HandlerSpec
 
-__all__ = ["LogFormat", "load", "worker", "worker_process"]
+__all__ = ["LogFormat", "load", "worker"]
 
 
 class LogFormat(StrEnum):
@@ -131,19 +131,6 @@ def worker(
         _announce(options, handlers)
         code = supervise(options)
     raise typer.Exit(code)
-
-
-def worker_process() -> None:
-    """Be one process of `redurable worker`; for its own use."""
-    from redurable.telemetry import counting, exporting, logs
-    from redurable.worker.process import child_options, run_child
-
-    options = child_options()
-    logs.start(options.log_format)
-    exporting.trace_worker(options.target)
-    if options.metrics_port is not None:
-        counting.count(options.worker_id)
-    raise typer.Exit(run_child())
 
 
 def load(target: str, queue: str | None, app_dir: str | None) -> list[HandlerSpec]:

@@ -162,8 +162,8 @@ def test_reload_without_its_package(cli: Cli, monkeypatch: pytest.MonkeyPatch) -
     refused(cli("worker", "tests.cli.app", "--reload"), "BAD_ARGUMENT", "redurable[reload]")
 
 
-def test_the_workers_own_command_is_not_for_users(cli: Cli) -> None:
-    refused(cli("worker-process"), "BAD_ARGUMENT", "redurable worker module:handler")
+def test_the_workers_own_command_is_not_for_users(shell: Cli) -> None:
+    refused(shell("worker-process"), "BAD_ARGUMENT", "redurable worker module:handler")
 
 
 def test_an_unsupported_platform(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

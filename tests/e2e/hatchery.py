@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 
-from redurable import cli
+from redurable.__main__ import main as redurable
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.environ["REDURABLE_CHILD"] = line
             sys.argv = ["redurable", "worker-process"]
-            cli.main()
+            redurable()
 
 
 if __name__ == "__main__":
