@@ -295,16 +295,24 @@ def test_the_provisioning_files_fit_the_dashboard() -> None:
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_every_panel_has_data(scene: Scene, panel: dict[str, Any]) -> None:
-    for target in panel["targets"]:
-        found = scene.prometheus.query(expression(target["expr"]), scene.at)
-        assert found, target["expr"]
-        assert any(value == value for _, value in found), f"only NaN: {target['expr']}"
+def test_what_prometheus_has_of_a_load_is_what_happened(scene: Scene) -> None:
+    """All that is asked of the load in one test: were it several, each process that tests run in would set it up."""
+    every_panel_has_data(scene)
+    every_rule_is_evaluated_and_its_expression_has_data(scene)
+    outcomes_are_those_that_the_sender_saw(scene)
+    steps_are_those_of_the_ledger(scene)
+    retries_failures_and_recoveries_are_those_of_the_ledger(scene)
 
 
-@pytest.mark.timeout(150)
-def test_every_rule_is_evaluated_and_its_expression_has_data(scene: Scene) -> None:
+def every_panel_has_data(scene: Scene) -> None:
+    for panel in PANELS:
+        for target in panel["targets"]:
+            found = scene.prometheus.query(expression(target["expr"]), scene.at)
+            assert found, f"{panel['title']}: {target['expr']}"
+            assert any(value == value for _, value in found), f"{panel['title']}: only NaN: {target['expr']}"
+
+
+def every_rule_is_evaluated_and_its_expression_has_data(scene: Scene) -> None:
     rules = [rule for group in scene.prometheus.ask("rules")["groups"] for rule in group["rules"]]
     assert len(rules) > 20
     for rule in rules:
@@ -332,14 +340,12 @@ def test_every_rule_is_evaluated_and_its_expression_has_data(scene: Scene) -> No
     assert "RedurableStoreUnreachable" not in alerts
 
 
-@pytest.mark.timeout(150)
-def test_outcomes_are_those_that_the_sender_saw(scene: Scene) -> None:
+def outcomes_are_those_that_the_sender_saw(scene: Scene) -> None:
     assert set(scene.outcomes) == {"COMPLETED", "FAILED", "TIMED_OUT"}
     assert counted(scene, "Intents by outcome") == scene.outcomes
 
 
-@pytest.mark.timeout(150)
-def test_steps_are_those_of_the_ledger(scene: Scene) -> None:
+def steps_are_those_of_the_ledger(scene: Scene) -> None:
     ran: Counter[str] = Counter()
     for line, count in scene.ledger.items():
         what, _, step = line.split(" ")
@@ -349,8 +355,7 @@ def test_steps_are_those_of_the_ledger(scene: Scene) -> None:
     assert counted(scene, "Step bodies run") == ran
 
 
-@pytest.mark.timeout(150)
-def test_retries_failures_and_recoveries_are_those_of_the_ledger(scene: Scene) -> None:
+def retries_failures_and_recoveries_are_those_of_the_ledger(scene: Scene) -> None:
     ledger = scene.ledger
     shown = counted(scene, "Retries and recoveries")
     assert shown["step tried again"] == ledger["step-retried cake flaky"] == 2
