@@ -27,6 +27,7 @@ from redurable.config import parse_url
 from redurable.model import Claimed, StepDone, decode_entry
 from redurable.store.server import PrivateServer
 from redurable.store.store import Store
+from tests.support.hatchery import Hatched, hatch
 
 __all__ = ["ROOT", "Fleet", "Line", "Process", "judge", "until"]
 
@@ -80,7 +81,7 @@ class Tail:
 class Process:
     """A worker process (or the parent of several) that a test may ill-treat."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], worker_id: str) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes] | Hatched, worker_id: str) -> None:
         self.popen = popen
         self.pid = popen.pid
         self.id = worker_id
@@ -111,7 +112,7 @@ class Process:
     async def ended(self, within: float = 30.0) -> int:
         """Return its exit code once it has ended."""
         await until(lambda: not self.alive, within)
-        return int(self.popen.returncode)
+        return int(self.popen.wait())
 
 
 class Fleet:
@@ -164,8 +165,8 @@ class Fleet:
             "target": "tests.crash.app", "url": self.url, "namespace": self.namespace, "log_format": "json",
             "concurrency": 100, "worker_id": f"w{self._serial}.{os.urandom(2).hex()}", **options,
         }  # fmt: skip
-        environment = {"REDURABLE_CHILD": json.dumps(asked)}
-        return self._start([sys.executable, "-m", "redurable", "worker-process"], environment, asked["worker_id"])
+        environment = self._environment() | {"REDURABLE_CHILD": json.dumps(asked)}
+        return self._known(hatch(environment, self.room / "log"), asked["worker_id"])
 
     def supervise(self, processes: int, *words: str) -> Process:
         """Start `redurable worker` with *processes* children."""
@@ -180,8 +181,14 @@ class Fleet:
         with log.open("ab") as out:
             popen = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-                env=os.environ | {"CRASH_ROOM": str(self.room), "PYTHONPATH": str(ROOT)} | environment,
+                env=self._environment() | environment,
             )  # fmt: skip
+        return self._known(popen, worker_id)
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"CRASH_ROOM": str(self.room), "PYTHONPATH": str(ROOT)}
+
+    def _known(self, popen: subprocess.Popen[bytes] | Hatched, worker_id: str) -> Process:
         process = Process(popen, worker_id)
         self.processes.append(process)
         return process
