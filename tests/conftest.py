@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("REDURABLE_TEST_SERVERS", "first"),
         help="run tests/store on the first server program found, or on all of them (Redis and Valkey)",
     )
+
+
+def pytest_configure() -> None:
+    # a shell that starts us in the background has us ignore Ctrl+C, and so every process that a test gives one
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

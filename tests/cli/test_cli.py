@@ -199,9 +199,9 @@ def test_kill_ends_what_runs_at_once_and_stays(cli: Cli, worker: Running) -> Non
 
 
 def test_pause_keeps_and_resume_lets_go_on(cli: Cli, worker: Running) -> None:
-    intent = cli("send", "nap", "0.5", "--delay", "0.5", "--json").json["id"]
+    intent = cli("send", "nap", "0.5", "--delay", "2.5", "--json").json["id"]
     assert cli("intents", "pause", intent).out == f"{intent}  PAUSED\n"
-    time.sleep(0.7)
+    time.sleep(2.7)
     shown = cli("intents", "get", intent, "--json").json
     assert (shown["status"], shown["paused"]) == ("PAUSED", True)
     assert [i["id"] for i in cli("intents", "list", "--status", "paused", "--json").json] == [intent]

@@ -121,7 +121,7 @@ async def test_connections_cut_one_by_one_under_load_do_no_harm(lone_fleet: Flee
     async with Load(lone_fleet) as load:
         with redis.Redis(unix_socket_path=lone_fleet.server.socket, protocol=2) as knife:
             end = time.monotonic() + 4
-            while time.monotonic() < end:
+            while time.monotonic() < end or cuts <= 50:
                 mine = knife.client_id()
                 others = [c["id"] for c in knife.client_list() if int(c["id"]) != mine]
                 if others:
@@ -133,7 +133,6 @@ async def test_connections_cut_one_by_one_under_load_do_no_harm(lone_fleet: Flee
         back = time.monotonic()
         assert await load.resumed(back) < RESUMED
     print(f"{cuts} connections cut over {len(load.accepted)} intents")
-    assert cuts > 50
     await all_is_well(lone_fleet, load)
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_forty_sessions_keep_order_exclusion_and_state_through_five_kills() -> None:
-    plan = Drill(intents=40, steps=10, kills=5, pace=0.1, pause=0.5, concurrency=8, seed=11, within=50)
+    plan = Drill(intents=40, steps=10, kills=5, pace=0.1, pause=0.5, concurrency=8, seed=11, within=120)
     figures = await session_drill(plan)
     print(json.dumps(figures))
     assert figures["kills"] == 5

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_ten_kills_at_random_lose_nothing_and_repeat_nothing() -> None:
-    plan = Drill(intents=70, steps=20, kills=10, pace=0.25, pause=0.2, concurrency=3, seed=7, within=50)
+    plan = Drill(intents=70, steps=20, kills=10, pace=0.25, pause=0.2, concurrency=3, seed=7, within=120)
     figures = await drill(plan)
     print(json.dumps(figures))
     assert figures["kills"] == 10

@@ -15,6 +15,6 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_whatever_people_and_machines_do_everything_ends_and_the_books_agree() -> None:
-    figures = await turmoil_drill(Drill(15, 2, 6, pace=0.3, pause=0.0, concurrency=50, within=40, seed=5))
+    figures = await turmoil_drill(Drill(15, 2, 6, pace=0.3, pause=0.0, concurrency=50, within=120, seed=5))
     assert sum(figures["strokes"].values()) == 6
     assert figures["ended"]["COMPLETED"] > 0
