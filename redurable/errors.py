@@ -28,7 +28,7 @@ Every error that redurable raises, with a stable code each.
     └── UsageError              OUTSIDE_INTENT INSIDE_STEP BLOCKING_STEP USE_DURABLE_SEND FOREIGN_WAIT PROMISE_REUSED
                                 JOURNAL_LIMIT LIMIT_NESTED
                                 SESSION_DEADLOCK NO_SESSION STATE_READ_ONLY STATE_IN_STEP
-                                (of redurable.testing:) STUCK ENDLESS NO_SUCH_ENTRY TEST_WORKER
+                                (of redurable.testing:) STUCK ENDLESS NO_SUCH_ENTRY NEVER_ASKED TEST_WORKER
 
     Signals of the engine, BaseExceptions so that `except Exception` lets them pass:
     asyncio.CancelledError

@@ -46,17 +46,39 @@ class Outside:
             raise ConfigurationError(f"resolve= is by the names of promises, not by {wrong[0]!r}")
         self._stubs = {key if isinstance(key, str) else spec_of(key).queue: stub for key, stub in children.items()}
         self._answered: set[tuple[int, str]] = set()
+        self._used: set[str] = set()
+        self._asked_for: dict[str, bool] = {}  # key -> whether it was answered
+        self._called: set[str] = set()
         self._ended: dict[str, tuple[Any, ErrorInfo | None, Status]] = {}
 
     def attach(self, intent: MemoryIntent) -> dict[str, Child]:
         """Answer what *intent* asks for; return what stands in for the children that it calls."""
         self._intent = intent
         intent.on_ask = self._asked
-        return {f"call {queue}": self._child(stub) for queue, stub in self._stubs.items()}
+        return {f"call {queue}": self._child(queue, stub) for queue, stub in self._stubs.items()}
+
+    def unused(self, came_so_far: bool) -> str:
+        """
+        Say what the test gave and nobody asked for, "" if that is nothing, or no wonder.
+
+        It is a wonder when the handler *came_so_far* as it can, or has asked for something else that nobody answered.
+        """
+        told = []
+        unmet = [key.removesuffix("#0") for key, answered in self._asked_for.items() if not answered]
+        if (names := [name for name in self._answers if name not in self._used]) and (came_so_far or unmet):
+            asked = ", ".join(key.removesuffix("#0") for key in self._asked_for) or "nothing"
+            told.append(f"resolve= has {', '.join(map(repr, names))}, the handler asked for: {asked}")
+        if came_so_far and (queues := [queue for queue in self._stubs if queue not in self._called]):
+            called = ", ".join(sorted(self._called)) or "nothing"
+            told.append(f"children= has {', '.join(map(repr, queues))}, the handler called: {called}")
+        return "; ".join(told)
 
     def _asked(self, key: str) -> None:
         name = key.rpartition("#")[0]
         found = next((k for k in (key, name) if k in self._answers), None)
+        self._asked_for[key] = found is not None
+        if found is not None:
+            self._used.add(found)
         place = int(self._intent.head.get("turn", 1)), key
         if found is not None and place not in self._answered:
             self._answered.add(place)
@@ -86,8 +108,9 @@ class Outside:
             return
         self._intent.resolve(key, value, None if error is None else ErrorInfo.of(error))
 
-    def _child(self, stub: Any) -> Child:
+    def _child(self, queue: str, stub: Any) -> Child:
         async def child(id: str, payload: Any, waited: bool) -> None:
+            self._called.add(queue)
             if id not in self._ended:
                 self._ended[id] = await self._run(stub, payload)
             if waited:

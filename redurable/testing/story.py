@@ -102,7 +102,8 @@ def run(handler: Any, payload: Any = None, **options: Unpack[RunOptions]) -> Run
         ConfigurationError: An argument, or the handler, cannot be used.
         SerialisationError: The payload cannot be stored.
         UsageError: STUCK: it waits for something that never comes, at the place named. ENDLESS: it has not ended
-            after 2000 attempts. NO_SUCH_ENTRY: it ended before the place of *crash_after*.
+            after 2000 attempts. NO_SUCH_ENTRY: it ended before the place of *crash_after*. NEVER_ASKED: *resolve* or
+            *children* has a name that the handler did not ask for.
     """
     return live(handler, payload, options, _kills(options.get("crash_after", ())))
 
@@ -192,6 +193,11 @@ class _Story:
                 code="NO_SUCH_ENTRY",
                 hint="see the journal of a run without crash_after",
             )
+        if unused := self._outside.unused(intent.status == "COMPLETED"):
+            raise UsageError(
+                f"{spec.name} ended {intent.status} without having asked for all: {unused}", code="NEVER_ASKED",
+                hint="a misspelled name? give only what this run asks for",
+            )  # fmt: skip
         return Run.of(spec, intent, elapsed_ms=clock.now_ms() - self._sent)
 
     async def _live(self, life: _Life, intent: MemoryIntent) -> None:
@@ -200,9 +206,11 @@ class _Story:
             first = self._interrupts[0][0] if self._interrupts else None
             due = clock.now_ms() if intent.status == "SUBMITTED" else intent.head["wake"]
             if due is None and first is None:
-                asked = ", ".join(sorted(key for key, state in intent.arrivals.items() if state == "?"))
+                asked = ", ".join(sorted(k.removesuffix("#0") for k, v in intent.arrivals.items() if v == "?"))
+                unused = self._outside.unused(came_so_far=True)
                 raise UsageError(
-                    f"{self.spec.name} waits for what nobody brings: {asked}", code="STUCK",
+                    f"{self.spec.name} waits for what nobody brings: {asked}" + (f" ({unused})" if unused else ""),
+                    code="STUCK",
                     hint="give run(..., resolve={name: value}), or test it on a real server",
                 )  # fmt: skip
             if first is not None and (due is None or first <= due):

@@ -179,3 +179,31 @@ def test_each_turn_asks_anew() -> None:
         return name
 
     assert testing.run(turns, 2, resolve={"name": lambda: next(names)}).result == "c"
+
+
+def test_names_that_nobody_asked_for_are_told() -> None:
+    async def patient(payload: None) -> str:
+        try:
+            return await promise("approved", str).wait(timeout=60)
+        except TimeoutError:
+            return "too late"
+
+    async def hurt(payload: None) -> None:
+        raise ValueError("before it asked")
+
+    async def calls(payload: None) -> None:
+        await call(post, Parcel(1))
+
+    with pytest.raises(UsageError, match="resolve= has 'aproved', the handler asked for: approved") as caught:
+        testing.run(patient, resolve={"aproved": "yes"})
+    assert caught.value.code == "NEVER_ASKED"
+    with pytest.raises(UsageError, match="has 'approved#1', the handler asked for: approved"):
+        testing.run(patient, resolve={"approved": "yes", "approved#1": "yes"})
+    with pytest.raises(UsageError, match="waits for what nobody brings: name#1") as stuck:
+        testing.run(asking, resolve={"name": "ada", "name#2": 7})
+    assert stuck.value.code == "STUCK"
+    assert "'name#2'" in str(stuck.value), "what was given in vain stands beside what is waited for"
+    with pytest.raises(UsageError, match="children= has 'mail', the handler called: post"):
+        testing.run(calls, children={post: Parcel(2), "mail": 1})
+    assert testing.run(hurt, resolve={"approved": "yes"}).status == "FAILED", "it had no time to ask"
+    assert testing.run(patient, resolve={"approved": "yes"}).result == "yes"
