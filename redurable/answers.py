@@ -15,7 +15,8 @@ import msgspec
 from redurable.codec import encode, plain
 from redurable.codecs.base import Vault
 from redurable.errors import ConfigurationError, NotFound, SerialisationError, UsageError, WrongState
-from redurable.forms import Ask, misfit
+from redurable.forms import Ask, described, example, misfit
+from redurable.ids import promise_text
 from redurable.model import ErrorInfo
 from redurable.runtime.scope import scope_var
 from redurable.store import arrivals, tokens
@@ -63,14 +64,16 @@ class Answers:
         raise NotImplementedError
 
     @overload
-    async def resolve(self, token: str, value: Any, /, *, by: str = "") -> None: ...
+    async def resolve(self, token: str, value: Any, /, *, by: str = "") -> str: ...
     @overload
-    async def resolve(self, intent: str, name: str, value: Any, /, *, index: int = 0, by: str = "") -> None: ...
-    async def resolve(self, *what: Any, index: int = 0, by: str = "") -> None:
+    async def resolve(self, intent: str, name: str, value: Any, /, *, index: int = 0, by: str = "") -> str: ...
+    async def resolve(self, *what: Any, index: int = 0, by: str = "") -> str:
         """
         Give a promise its value: `resolve(token, value)`, or, for operators, `resolve(id, name, value)`.
 
-        Once this returns the value is stored, and the handler will see it. The same again changes nothing.
+        Once this returns the value is stored, and the handler will see it. The same again changes nothing. The answer
+        is RESOLVED; or UNASKED if the handler had not asked for a promise of that name: the value is kept until it
+        does, which it never will if the name is misspelled (`get(id).waits` has what it does wait for).
 
         Args:
             by: Who says so; it is kept in the history.
@@ -84,13 +87,14 @@ class Answers:
         """
         check_outside("resolves a promise")
         store, intent, key, (value,) = await self._addressed(what, index, "resolve(id, name, value)")
-        ask = await arrivals.about(store, intent, key)
+        asked, ask = await arrivals.about(store, intent, key)
         if ask is not None and ask.outcomes and isinstance(value, str):
             value = {"outcome": value}
-        data = encode(value, f"the value of {key}", self._limit)
+        data = encode(value, f"the value of {promise_text(key)}", self._limit)
         if ask is not None:
             await _check(store, intent, key, ask, plain(data))
         await self._bring(store, intent, arrivals.arrival(key, data, by=by))
+        return "RESOLVED" if asked or len(what) == 2 else "UNASKED"  # a token is the handler's own
 
     async def approvals(self, limit: int = 100) -> builtins.list[OpenApproval]:
         """Return what waits for people, the oldest first, up to *limit*."""
@@ -122,21 +126,22 @@ class Answers:
         check_outside("answers an approval")
         store, intent, key, (outcome,) = await self._addressed(what, index, "answer(id, name, outcome)")
         if await store.mux.command("HGET", store.keys_of(intent).arrivals(intent), key) is None:
-            raise NotFound(f"intent {intent} asks for no approval {key!r}", code="APPROVAL_NOT_FOUND",
+            raise NotFound(f"intent {intent} asks for no approval {promise_text(key)!r}", code="APPROVAL_NOT_FOUND",
                            hint="see those that wait: redurable approvals list")  # fmt: skip
         name, _, number = key.rpartition("#")
         await self.resolve(intent, name, {"outcome": outcome, "value": value}, index=int(number), by=by)
 
     @overload
-    async def reject(self, token: str, error: str | Exception, /, *, by: str = "", details: Any = None) -> None: ...
+    async def reject(self, token: str, error: str | Exception, /, *, by: str = "", details: Any = None) -> str: ...
     @overload
     async def reject(
         self, intent: str, name: str, error: str | Exception, /, *, index: int = 0, by: str = "", details: Any = None
-    ) -> None: ...
-    async def reject(self, *what: Any, index: int = 0, by: str = "", details: Any = None) -> None:
-        """Have whoever awaits a promise get a `PromiseRejected` that says why; otherwise as `resolve`."""
+    ) -> str: ...
+    async def reject(self, *what: Any, index: int = 0, by: str = "", details: Any = None) -> str:
+        """Have whoever awaits a promise get a `PromiseRejected` that says why: REJECTED; otherwise as `resolve`."""
         check_outside("rejects a promise")
         store, intent, key, (error,) = await self._addressed(what, index, "reject(id, name, error)")
+        asked, _ = await arrivals.about(store, intent, key)
         if isinstance(error, Exception):
             info = ErrorInfo.of(error)
         else:
@@ -145,6 +150,7 @@ class Answers:
             encode(details, "the details", self._limit)
             info = msgspec.structs.replace(info, details=details)
         await self._bring(store, intent, arrivals.arrival(key, error=info, by=by))
+        return "REJECTED" if asked or len(what) == 2 else "UNASKED"
 
     async def _addressed(self, what: tuple[Any, ...], index: int, form: str) -> tuple[Store, str, str, tuple[Any, ...]]:
         """Return (store, intent, key, the rest) of what the caller named by a token, or by id and name."""
@@ -168,15 +174,20 @@ class Answers:
 
 async def _check(store: Store, intent: str, key: str, ask: Ask, value: Any) -> None:
     """Refuse a value that the handler which waits for it would not take."""
+    what = f"{'approval' if ask.outcomes else 'promise'} {promise_text(key)!r} of {intent}"
     if ask.outcomes:
         outcome = value.get("outcome") if isinstance(value, dict) else None
         if outcome not in ask.outcomes:
             raise ConfigurationError(
-                f"approval {key!r} of {intent} allows {', '.join(ask.outcomes)}, not {str(outcome)[:100]!r}",
+                f"{what} allows {', '.join(ask.outcomes)}, not {str(outcome)[:100]!r}",
                 code="BAD_OUTCOME",
             )
         value = value.get("value")
     schema = await arrivals.schema_of(store, intent, ask.form) if ask.form else None
     wrong = None if schema is None else misfit(value, schema)
     if wrong is not None:
-        raise SerialisationError(f"promise {key!r} of {intent}: {wrong}", code="TYPE_MISMATCH")
+        hint = f"it takes {described(schema)}"
+        if ask.outcomes:
+            wrong = "it has a form, and no value fills it in" if value is None else wrong
+            hint += f": fill that in by --value '{example(schema)}', in Python by value="
+        raise SerialisationError(f"{what}: {wrong}", code="TYPE_MISMATCH", hint=hint)

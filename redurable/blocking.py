@@ -28,9 +28,9 @@ class _Answering:
     def _wait(self, coroutine: Coroutine[Any, Any, R]) -> R:
         raise NotImplementedError
 
-    def resolve(self, *what: Any, index: int = 0, by: str = "") -> None:
-        """Give a promise its value: `resolve(id, name, value)` or `resolve(token, value)`."""
-        self._wait(self._client.resolve(*what, index=index, by=by))
+    def resolve(self, *what: Any, index: int = 0, by: str = "") -> str:
+        """Give a promise its value: `resolve(id, name, value)` or `resolve(token, value)`; RESOLVED or UNASKED."""
+        return self._wait(self._client.resolve(*what, index=index, by=by))
 
     def approvals(self, limit: int = 100) -> builtins.list[OpenApproval]:
         """Return what waits for people."""
@@ -40,9 +40,9 @@ class _Answering:
         """Answer an approval: `answer(id, name, outcome)` or `answer(token, outcome)`."""
         self._wait(self._client.answer(*what, value=value, index=index, by=by))
 
-    def reject(self, *what: Any, index: int = 0, by: str = "", details: Any = None) -> None:
-        """Reject a promise: `reject(id, name, error)` or `reject(token, error)`."""
-        self._wait(self._client.reject(*what, index=index, by=by, details=details))
+    def reject(self, *what: Any, index: int = 0, by: str = "", details: Any = None) -> str:
+        """Reject a promise: `reject(id, name, error)` or `reject(token, error)`; REJECTED or UNASKED."""
+        return self._wait(self._client.reject(*what, index=index, by=by, details=details))
 
 
 class _Controlling(_Answering):

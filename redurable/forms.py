@@ -1,6 +1,6 @@
 """
 Forms: what is asked for, the JSON Schema of its type, and whether a value fits it. So a wrong answer is refused before
-it is stored.
+it is stored, and who gave it is told what would do.
 
 Only what schemas of annotations say is looked at; what is not understood is let pass, for the type itself is asked once
 more by who awaits the value.
@@ -9,12 +9,13 @@ more by who awaits the value.
 from __future__ import annotations
 
 import functools
+import json
 import re
 from typing import Any
 
 import msgspec
 
-__all__ = ["Ask", "misfit", "schema_of"]
+__all__ = ["Ask", "described", "example", "misfit", "schema_of"]
 
 _KINDS: dict[str, Any] = {
     "null": lambda v: v is None,
@@ -72,14 +73,22 @@ _cached = functools.lru_cache(maxsize=1024)(_schema)
 
 def misfit(value: Any, schema: Any) -> str | None:
     """Return what is wrong with *value* (plain data as JSON holds it), None if nothing is. Values are not told."""
-    return _misfit(value, schema, schema.get("$defs", {}) if isinstance(schema, dict) else {}, "the value")
+    return _misfit(value, schema, _defs(schema), "the value")
+
+
+def _defs(schema: Any) -> dict[str, Any]:
+    return schema.get("$defs", {}) if isinstance(schema, dict) else {}
+
+
+def _referred(schema: dict[str, Any], defs: dict[str, Any]) -> Any:
+    return defs.get(str(schema["$ref"]).rsplit("/", 1)[-1], {})
 
 
 def _misfit(value: Any, schema: Any, defs: dict[str, Any], place: str) -> str | None:
     if not isinstance(schema, dict):
         return f"{place} is not allowed" if schema is False else None
     if "$ref" in schema:
-        return _misfit(value, defs.get(str(schema["$ref"]).rsplit("/", 1)[-1], {}), defs, place)
+        return _misfit(value, _referred(schema, defs), defs, place)
     if "anyOf" in schema:
         found = [_misfit(value, choice, defs, place) for choice in schema["anyOf"]]
         if None not in found:
@@ -143,11 +152,68 @@ def _article(text: str) -> str:
     return f"an {text}" if text[:1] in "aeiou" else f"a {text}"
 
 
+def described(schema: Any) -> str:
+    """Return what values *schema* allows, in a few words: string; {comment: string, budget?: integer}."""
+    return _described(schema, _defs(schema), 4)
+
+
+def _described(schema: Any, defs: dict[str, Any], depth: int) -> str:
+    if not isinstance(schema, dict) or not depth:
+        return "..."
+    if "$ref" in schema:
+        return _described(_referred(schema, defs), defs, depth)
+    if "enum" in schema or "const" in schema:
+        return " or ".join(_json(value) for value in schema.get("enum", [schema.get("const")]))
+    if "anyOf" in schema:
+        return " or ".join(_described(choice, defs, depth) for choice in schema["anyOf"])
+    kinds = schema.get("type", "anything")
+    if kinds == "object" and "properties" in schema:
+        required = schema.get("required", ())
+        parts = (
+            f"{name}{'' if name in required else '?'}: {_described(rule, defs, depth - 1)}"
+            for name, rule in schema["properties"].items()
+        )
+        return "{" + ", ".join(parts) + "}"
+    if kinds == "array" and isinstance(schema.get("items"), dict):
+        return f"[{_described(schema['items'], defs, depth - 1)}, ...]"
+    return kinds if isinstance(kinds, str) else " or ".join(map(str, kinds))
+
+
+def example(schema: Any) -> str:
+    """Return the JSON of a value that *schema* allows, as far as it is understood."""
+    return _json(_example(schema, _defs(schema), 5))
+
+
+def _example(schema: Any, defs: dict[str, Any], depth: int) -> Any:
+    if not isinstance(schema, dict) or not depth:
+        return "..."
+    if "$ref" in schema:
+        return _example(_referred(schema, defs), defs, depth)
+    if "default" in schema or "const" in schema or schema.get("enum"):
+        return schema.get("default", schema.get("const", schema.get("enum", [None])[0]))
+    if schema.get("anyOf"):
+        return _example(schema["anyOf"][0], defs, depth)
+    kind = schema.get("type", "string")
+    kind = kind[0] if isinstance(kind, list) and kind else kind
+    if kind == "object":
+        rules = schema.get("properties", {})
+        return {name: _example(rules.get(name), defs, depth - 1) for name in schema.get("required", ())}
+    return _EXAMPLES.get(str(kind), "...")
+
+
+_EXAMPLES: dict[str, Any] = {"null": None, "boolean": True, "integer": 1, "number": 1.5, "array": []}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 class Ask(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     """
     What is known of an open promise: `form` is the digest of its type's JSON Schema ("" = any value).
 
-    With `outcomes` it is an approval, which people answer.
+    With `outcomes` it is an approval, which people answer. Times are in ms: it is waited for since `since` (0 = nobody
+    knows: an earlier release asked), at most until `until` (0 = for ever).
     """
 
     form: str = ""
@@ -157,3 +223,4 @@ class Ask(msgspec.Struct, array_like=True, frozen=True, omit_defaults=True):
     assignees: tuple[str, ...] = ()
     since: int = 0
     escalates: int = 0
+    until: int = 0

@@ -17,7 +17,17 @@ from typing import Generic, TypeVar
 
 from redurable.errors import NotFound
 
-__all__ = ["MAX_PARTITIONS", "IntentId", "derived_id", "new_id", "partition_for", "partition_in", "partition_of"]
+__all__ = [
+    "MAX_PARTITIONS",
+    "IntentId",
+    "call_text",
+    "derived_id",
+    "new_id",
+    "partition_for",
+    "partition_in",
+    "partition_of",
+    "promise_text",
+]
 
 MAX_PARTITIONS = 4096
 _FORM = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[78]([0-9a-f]{3})-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -99,3 +109,19 @@ def partition_of(intent_id: str) -> int:
     raise NotFound(
         f"{intent_id!r} is not an intent id", hint="ids look like 0192f0c1-2345-7000-8abc-0123456789ab (see send)"
     )
+
+
+def promise_text(key: str) -> str:
+    """Return how people write the promise (or child) under *key*: its index only where it has another than 0."""
+    return key.removesuffix("#0")
+
+
+def call_text(name: str, n: int | str) -> str:
+    """
+    Return how people read a durable call: name#n, n = 1 is the first.
+
+    The number behind a promise's name is its index, whatever shows it; so how often it was waited for is told in words.
+    """
+    if name.startswith("promise "):
+        return name if n == 1 else f"{name}, wait {n}"
+    return f"{name}#{n}"

@@ -49,7 +49,7 @@ from typing import Any
 import msgspec
 
 from redurable.errors import ConfigurationError
-from redurable.news import Progress
+from redurable.news import Progress, Wait
 
 __all__ = [
     "Arrived",
@@ -353,7 +353,7 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     `step` is the last journaled step, `changed` names steps whose code changed since they were recorded, `forked` its
     origin; `held` and `limit` say what keeps it from going on, `long` that its journal has grown too long; `progress`
-    is how far it and its children say they are.
+    is how far it and its children say they are; `waits`, up to 100, is what it waits for (`Client.get` alone asks).
     """
 
     id: str
@@ -380,6 +380,7 @@ class IntentInfo(msgspec.Struct, frozen=True, kw_only=True):
     long: str | None = None
     entries: int = 0
     progress: Progress | None = None
+    waits: tuple[Wait, ...] = ()
     step: str | None = None
     changed: tuple[str, ...] = ()
     labels: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """
-What whoever watches an intent is told beside its history: events, items of streams, progress. Words only.
+What whoever watches an intent is told beside its history: events, items of streams, progress, what it waits for.
+Words only.
 
 Events of one intent have numbers of their own (`seq`, 1 = first), without a gap as long as none was dropped. A `Place`
 says what a watcher has been given, so that he goes on behind it without a gap or a duplicate.
@@ -9,13 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from redurable.errors import ConfigurationError
 
-__all__ = ["Event", "Place", "Progress", "Told", "check_since", "decode_progress", "decode_told", "fraction", "pack"]
+__all__ = [
+    "Event",
+    "Place",
+    "Progress",
+    "Told",
+    "Wait",
+    "check_since",
+    "decode_progress",
+    "decode_told",
+    "fraction",
+    "pack",
+]
 
 pack = msgspec.msgpack.Encoder().encode
 
@@ -31,6 +43,22 @@ class Progress(msgspec.Struct, array_like=True, frozen=True):
     total: float | int | None = None
     note: Any = ""
     own: bool = True
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """
+    Something that an intent waits for, since and at most until a time in ms (None: nobody knows; for ever).
+
+    *name* is that of a promise, approval or limit, the id of a child. *detail* is what an approval asks, where a child
+    is and in what state.
+    """
+
+    kind: Literal["promise", "approval", "child", "limit"]
+    name: str
+    index: int = 0
+    detail: str = ""
+    since: int | None = None
+    until: int | None = None
 
 
 class Told(msgspec.Struct, array_like=True, frozen=True):

@@ -21,6 +21,7 @@ from redurable.store import depths, inspection
 from redurable.store import limits as _limits
 from redurable.store.results import Results
 from redurable.store.store import Store
+from redurable.store.waits import waits
 
 __all__ = ["Connected", "Reading", "noted", "opened"]
 
@@ -43,9 +44,10 @@ class Reading:
         raise NotImplementedError
 
     async def get(self, intent: str) -> IntentInfo:
-        """Return what is known of *intent* now; NotFound if there is none."""
+        """Return what is known of *intent* now, and what it waits for; NotFound if there is none."""
         connected = await self._open()
-        return await _readable(connected.vault, await inspection.info(connected.store, intent))
+        info = await _readable(connected.vault, await inspection.info(connected.store, intent))
+        return msgspec.structs.replace(info, waits=found) if (found := await waits(connected.store, info)) else info
 
     async def history(self, intent: str, since: int = 0) -> builtins.list[tuple[int, Entry]]:
         """Return (seq, entry) of its journal after seq *since*; NotFound if there is no such intent."""

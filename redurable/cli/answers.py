@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from redurable.cli import told
 from redurable.cli.common import AsJson, Namespace, Url, client_of
-from redurable.cli.output import print_json, print_line, run
+from redurable.cli.output import note, print_json, print_line, run
 from redurable.errors import ConfigurationError
+from redurable.ids import promise_text
 
 __all__ = ["register"]
 
@@ -45,6 +47,9 @@ def resolve(
     The value is null unless one is given. The first value stands: the same again changes nothing, another is refused
     [ALREADY_RESOLVED].
 
+    A value for a promise that the handler has not asked for is kept until it does; since its name may be misspelled,
+    stderr says so, and what it waits for. The exit code is 0, the answer UNASKED in the place of RESOLVED.
+
     JSON: id, name, index, answer; by token: token, answer.
     """
     from redurable.cli.send import json_of
@@ -70,6 +75,8 @@ def reject(
     [bold]redurable intents reject ID approved 'the budget is spent'[/bold]
 
     [bold]redurable intents reject rdp_AAGhd... 'the budget is spent'[/bold]  by the promise's token
+
+    As with `resolve`, the answer UNASKED says that the handler has not asked for it yet.
 
     JSON: id, name, index, answer; by token: token, answer.
     """
@@ -100,12 +107,19 @@ async def _answer(
     client: Any, verb: str, to: tuple[str, ...], said: Any, index: int, by: str, as_json: bool
 ) -> None:  # fmt: skip
     async with client:
-        await getattr(client, verb)(*to, said, by=by, **({"index": index} if len(to) == 2 else {}))
-    answer = "RESOLVED" if verb == "resolve" else "REJECTED"
+        answer = await getattr(client, verb)(*to, said, by=by, **({"index": index} if len(to) == 2 else {}))
+        if answer == "UNASKED":
+            waits = [told.wait_name(w) for w in (await client.get(to[0])).waits if w.kind in ("promise", "approval")]
+            note(f"nobody has asked for {_shown(to, index)} yet: it is kept until the handler does; it waits for: "
+                 f"{', '.join(waits) or 'no promise'}")  # fmt: skip
     if as_json:
         print_json((_named(to, index) if len(to) == 2 else {"token": to[0]}) | {"answer": answer})
     else:
-        print_line(f"{to[0]}  {to[1]}#{index}  {answer}" if len(to) == 2 else answer)
+        print_line(f"{to[0]}  {_shown(to, index)}  {answer}" if len(to) == 2 else answer)
+
+
+def _shown(to: tuple[str, ...], index: int) -> str:
+    return promise_text(f"{to[1]}#{index}")
 
 
 def _named(to: tuple[str, ...], index: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import typer
 
 from redurable.cli.common import AsJson, Namespace, Url, client_of
 from redurable.cli.output import age, iso, print_json, print_line, run, table
+from redurable.ids import promise_text
 
 __all__ = ["app"]
 
@@ -56,7 +57,7 @@ def list_(
         ])  # fmt: skip
         return
     rows = [
-        (a.intent, a.queue, a.name + (f"#{a.index}" if a.index else ""), a.title, " | ".join(a.outcomes),
+        (a.intent, a.queue, promise_text(f"{a.name}#{a.index}"), a.title, " | ".join(a.outcomes),
          ", ".join(a.assignees), age(a.since))
         for a in found
     ]  # fmt: skip
@@ -97,7 +98,7 @@ def answer(
     if as_json:
         print_json({"id": intent, "name": name, "index": index, "answer": outcome})
     else:
-        print_line(f"{intent}  {name}#{index}  {outcome}")
+        print_line(f"{intent}  {promise_text(f'{name}#{index}')}  {outcome}")
 
 
 def _user() -> str:

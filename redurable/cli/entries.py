@@ -9,6 +9,7 @@ import msgspec
 
 from redurable.cli.output import clock, iso
 from redurable.codec import SEALED, sealed_part
+from redurable.ids import call_text, promise_text
 from redurable.model import (
     Arrived,
     AttemptFailed,
@@ -109,9 +110,9 @@ def line(seq: int, entry: Entry, *, values: bool = False) -> str:
 
 def _name(entry: Entry) -> str:
     if isinstance(entry, Arrived):
-        return entry.key
+        return promise_text(entry.key)
     name, n = getattr(entry, "name", None), getattr(entry, "n", None)
-    return "" if name is None else f"{name}#{n}"
+    return "" if name is None or n is None else call_text(name, n)
 
 
 def _size(entry: Entry) -> int | None:

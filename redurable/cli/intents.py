@@ -78,14 +78,14 @@ def get(
     as_json: AsJson = False,
 ) -> None:
     """
-    Show one intent: status, times, attempts, worker, last step, its result or error.
+    Show one intent: status, what it waits for, times, attempts, worker, last step, its result or error.
 
     [bold]redurable intents get 0192f0c1-2345-7000-8abc-0123456789ab[/bold]
 
     JSON: id, queue, type, status, reason, canceling, paused, turn, held, limit, long, priority, attempt, losses,
     worker, version, entries, progress (done, total, note), step, changed, labels, idempotency_key, session, forked,
-    created, start, started, wake, deadline, finished, error (type, message, code, details, traceback), result; what is
-    not known is null.
+    created, start, started, wake, deadline, finished, error (type, message, code, details, traceback), waits (kind:
+    promise, approval, child, limit; name, index, detail, since, until), result; what is not known is null.
     """
 
     async def work() -> tuple[IntentInfo, Any]:
@@ -95,10 +95,9 @@ def get(
 
     info, result = run(work())
     if as_json:
-        print_json(as_fields(info) | {"result": result})
+        print_json(as_fields(info) | {"waits": [told.wait_fields(wait) for wait in info.waits], "result": result})
         return
     error = info.error
-    changed = f"{', '.join(info.changed)} (their code differs now from what recorded them)" if info.changed else ""
     fields([
         ("id", info.id),
         ("queue", info.queue + (f" ({info.type})" if info.type else "")),
@@ -108,6 +107,7 @@ def get(
         ("created", moment(info.created)),
         ("starts", "" if info.started or not info.start else moment(info.start)),
         ("started", moment(info.started)),
+        ("waits for", "\n".join(told.wait_text(wait) for wait in info.waits if wait.kind != "limit")),
         ("wakes", moment(info.wake) if not info.limit else ""),
         ("deadline", moment(info.deadline)),
         ("finished", moment(info.finished)),
@@ -120,7 +120,7 @@ def get(
         ("last step", info.step),
         ("entries", info.entries or ""),
         ("long", f"{info.long} in its journal: let its handler continue_as_new" if info.long else ""),
-        ("changed", changed),
+        ("changed", ", ".join(info.changed) + " (code differs now from what recorded them)" if info.changed else ""),
         ("priority", info.priority.value),
         ("labels", ", ".join(f"{k}={v}" for k, v in info.labels.items())),
         ("session", info.session),
@@ -168,7 +168,7 @@ def list_(
 
     [bold]redurable intents list --label team=shop --json[/bold]
 
-    JSON: an array of objects with the fields of `intents get`, but for result.
+    JSON: an array of objects with the fields of `intents get`, but for waits and result.
     """
     from redurable.cli.send import split_label
 

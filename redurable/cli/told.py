@@ -1,14 +1,19 @@
-"""Events and progress as people and machines read them. Items of streams are results of steps: shown when asked for."""
+"""
+Events, progress and waits as people and machines read them.
+
+Items of streams are results of steps: shown when asked for.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from redurable.cli.entries import shortened
-from redurable.cli.output import clock, iso
-from redurable.news import Event, Progress
+from redurable.cli.output import clock, iso, moment
+from redurable.ids import promise_text
+from redurable.news import Event, Progress, Wait
 
-__all__ = ["as_fields", "line", "progress_fields", "progress_text"]
+__all__ = ["as_fields", "line", "progress_fields", "progress_text", "wait_fields", "wait_name", "wait_text"]
 
 
 def progress_fields(progress: Progress | None) -> dict[str, Any] | None:
@@ -23,6 +28,24 @@ def progress_text(progress: Progress | None, *, short: bool = False) -> str:
     share = f" ({progress.done / progress.total:.0%})" if progress.total and not short else ""
     text = f"{progress.done:g}" if progress.total is None else f"{progress.done:g}/{progress.total:g}{share}"
     return text if short or not progress.note else f"{text} {progress.note}"
+
+
+def wait_fields(wait: Wait) -> dict[str, Any]:
+    """Return what JSON says of a wait."""
+    found = {field: getattr(wait, field) for field in wait.__struct_fields__}
+    return found | {"since": iso(wait.since), "until": iso(wait.until)}
+
+
+def wait_name(wait: Wait) -> str:
+    """Return what a promise or approval is called, with its index unless that is 0; of others the name or id."""
+    return promise_text(f"{wait.name}#{wait.index}")
+
+
+def wait_text(wait: Wait) -> str:
+    """Return a wait for people, in a line."""
+    what = f"{wait.kind} {wait_name(wait)}" + (f": {wait.detail}" if wait.detail else "")
+    times = [f"{word} {moment(at)}" for word, at in (("since", wait.since), ("until", wait.until)) if at]
+    return ", ".join((what, *times))
 
 
 def as_fields(event: Event, *, values: bool = False) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from redurable.errors import JournalMismatchError
+from redurable.ids import call_text
 from redurable.model import (
     Arrived,
     AttemptFailed,
@@ -389,4 +390,4 @@ def inside_of(identity: Identity) -> str:
 
 def _named(identity: Identity) -> str:
     scope, name, n = identity
-    return f"{name}#{n}" + (f" of branch {scope}" if scope else "")
+    return call_text(name, n) + (f" of branch {scope}" if scope else "")

@@ -21,6 +21,7 @@ from redurable.codec import NIL
 from redurable.errors import ConfigurationError, SerialisationError
 from redurable.events import emit
 from redurable.forms import Ask
+from redurable.ids import promise_text
 from redurable.model import Arrived, Reason
 from redurable.runtime.promises import TOKEN_LIFE, Promise, handler_scope
 from redurable.runtime.spec import StepSpec
@@ -64,6 +65,7 @@ class Approval(Promise[Decision[T]]):
         self._moments = moments
         self._next = next(moments, None)
         self._waited = 0.0
+        self._rest: float | None = None  # seconds of the time limit that are left at the next moment; None = no limit
         self._callbacks = callbacks
 
     @property
@@ -81,11 +83,13 @@ class Approval(Promise[Decision[T]]):
         limit = None if timeout is None else self._waited + seconds(timeout, "wait(timeout=)")
         while self._next is not None and (limit is None or self._next[0] < limit):
             at, what = self._next
+            self._rest = None if limit is None else limit - at
             try:
                 return await self._until(at)
             except TimeoutError:
                 self._next = next(self._moments, None)
                 await self._happen(what)
+        self._rest = None if limit is None else 0.0
         return await self._until(limit)
 
     async def _until(self, at: float | None) -> Decision[T]:
@@ -102,9 +106,9 @@ class Approval(Promise[Decision[T]]):
         async def happen() -> None:
             intent = self._attempt.lease.id
             if what == "reminded":
-                emit("approval.reminded", intent=intent, approval=self._key, assignees=self.assignees)
+                emit("approval.reminded", intent=intent, approval=promise_text(self._key), assignees=self.assignees)
             else:
-                emit("approval.escalated", intent=intent, approval=self._key, assignees=self.assignees)
+                emit("approval.escalated", intent=intent, approval=promise_text(self._key), assignees=self.assignees)
             if callback is not None:
                 found = callback(self)
                 if inspect.isawaitable(found):
@@ -115,8 +119,9 @@ class Approval(Promise[Decision[T]]):
         spec.code = b""  # ours: it may change with a release
         await perform(scope, spec, scope.number(spec.name), (), {})
 
-    def _ask(self, form: str) -> Ask:
-        return msgspec.structs.replace(self._said, form=form)
+    def _ask(self, form: str, until: int) -> Ask:
+        until = 0 if self._rest is None else until + round(self._rest * 1000)
+        return msgspec.structs.replace(self._said, form=form, until=until)
 
     def _decoded(self, entry: Arrived) -> Any:
         what = f"the answer to approval {self.name!r}"

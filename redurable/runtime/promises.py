@@ -17,6 +17,7 @@ from redurable.codec import Typed, typed
 from redurable.errors import CodecError, PromiseRejected, SerialisationError, StoreError, UsageError
 from redurable.events import emit
 from redurable.forms import Ask, schema_of
+from redurable.ids import promise_text
 from redurable.journal.cursor import RUNNING, UNSET, Call
 from redurable.model import Arrived, Reason, TimerFired, TimerSet, encode_entry
 from redurable.runtime.holding import unless_replayed
@@ -135,7 +136,7 @@ class Promise(Generic[T]):
                 raise
             except SerialisationError as refused:
                 unless_replayed(self._attempt, refused)
-                emit("promise.refused", intent=self._attempt.lease.id, promise=self._key, error=refused)
+                emit("promise.refused", intent=self._attempt.lease.id, promise=promise_text(self._key), error=refused)
                 cursor.set_aside(entry)
                 return
         cursor.used.add(self._key)
@@ -171,11 +172,11 @@ class Promise(Generic[T]):
         attempt = self._attempt
         conductor = attempt.conductor
         schema = schema_of(self._typed.annotation)
-        ask = self._ask(form_of(schema) if schema else "")
-        about = b"" if ask == Ask() else encode_entry(ask)
+        until = 0 if limit is None else now_ms() + int(limit * 1000)
+        ask = self._ask(form_of(schema) if schema else "", until)
         since = ask.since if ask.outcomes else None
         try:
-            word = await attempt.lease.declare(self._key, seen, about, ask.form, schema, since)
+            word = await attempt.lease.declare(self._key, seen, encode_entry(ask), ask.form, schema, since)
         except StoreError as error:  # nobody can know of the promise: the next attempt tries again
             attempt.lost(f"STORE_ERROR: {error}")
             return
@@ -187,8 +188,8 @@ class Promise(Generic[T]):
         else:
             conductor.write(call, None)
 
-    def _ask(self, form: str) -> Ask:
-        return Ask(form)
+    def _ask(self, form: str, until: int) -> Ask:
+        return Ask(form, since=self._made, until=until)
 
     def _withdraw(self) -> None:
         """The handler goes on without it, for good."""

@@ -23,6 +23,7 @@ import msgspec
 from redurable.clock import now_ms
 from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.forms import Ask
+from redurable.ids import promise_text
 from redurable.model import Arrived, ErrorInfo, Status, encode_entry
 from redurable.store.keys import continuations
 from redurable.store.scripts import load
@@ -81,7 +82,7 @@ async def resolve(
     refusal = _REFUSALS.get(word)
     if refusal is not None:
         code, text, hint = refusal
-        raise WrongState(f"{entry.key!r} of intent {intent} {text}", code=code, hint=hint)
+        raise WrongState(f"{promise_text(entry.key)!r} of intent {intent} {text}", code=code, hint=hint)
     return word
 
 
@@ -100,16 +101,17 @@ def _digest(entry: Arrived) -> str:
     return hashlib.blake2b(kept, digest_size=8).hexdigest()
 
 
-async def waited_for(store: Store, intent: str) -> list[str]:
-    """Return the keys that *intent* waits for: promises and children."""
+async def waited_for(store: Store, intent: str) -> dict[str, Ask]:
+    """Return what *intent* waits for, by key: promises and children, in no order."""
     flat = await store.mux.command("HGETALL", store.keys_of(intent).arrivals(intent))
-    return [key.decode() for key, mark in zip(flat[::2], flat[1::2], strict=True) if mark[:1] == b"?"]
+    asks = ((key.decode(), _ask(mark)) for key, mark in zip(flat[::2], flat[1::2], strict=True))
+    return {key: ask for key, ask in asks if ask is not None}
 
 
-async def about(store: Store, intent: str, key: str) -> Ask | None:
-    """Return what is known of an open promise, None if it is not open (or not known yet)."""
+async def about(store: Store, intent: str, key: str) -> tuple[bool, Ask | None]:
+    """Return whether anything is under *key* yet, and what is known of it as an open promise (None: it is not open)."""
     data = await store.mux.command("HGET", store.keys_of(intent).arrivals(intent), key)
-    return _ask(data)
+    return data is not None, _ask(data)
 
 
 def _ask(data: bytes | None) -> Ask | None:

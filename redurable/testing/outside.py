@@ -18,6 +18,7 @@ import msgspec
 from redurable.codec import encode
 from redurable.errors import ConfigurationError, IntentFailed, SerialisationError
 from redurable.forms import Ask
+from redurable.ids import promise_text
 from redurable.model import ErrorInfo, Status
 from redurable.runtime.handlers import spec_of
 from redurable.testing.memory import MemoryIntent
@@ -64,9 +65,9 @@ class Outside:
         It is a wonder when the handler *came_so_far* as it can, or has asked for something else that nobody answered.
         """
         told = []
-        unmet = [key.removesuffix("#0") for key, answered in self._asked_for.items() if not answered]
+        unmet = [promise_text(key) for key, answered in self._asked_for.items() if not answered]
         if (names := [name for name in self._answers if name not in self._used]) and (came_so_far or unmet):
-            asked = ", ".join(key.removesuffix("#0") for key in self._asked_for) or "nothing"
+            asked = ", ".join(promise_text(key) for key in self._asked_for) or "nothing"
             told.append(f"resolve= has {', '.join(map(repr, names))}, the handler asked for: {asked}")
         if came_so_far and (queues := [queue for queue in self._stubs if queue not in self._called]):
             called = ", ".join(sorted(self._called)) or "nothing"
@@ -97,12 +98,13 @@ class Outside:
             value = value if isinstance(value, dict) else {"outcome": value}
             if value.get("outcome") not in outcomes:
                 self.error = ConfigurationError(
-                    f"resolve= answers approval {key!r} with {value.get('outcome')!r}; it allows {', '.join(outcomes)}",
+                    f"resolve= answers approval {promise_text(key)!r} with {value.get('outcome')!r}; it allows "
+                    f"{', '.join(outcomes)}",
                     code="BAD_OUTCOME",
                 )
                 return
         try:
-            encode(value, f"resolve={{{key!r}: ...}}")
+            encode(value, f"resolve={{{promise_text(key)!r}: ...}}")
         except SerialisationError as refused:
             self.error = refused
             return

@@ -20,6 +20,7 @@ from redurable import events
 from redurable.codecs.base import Vault
 from redurable.config import parse_url
 from redurable.errors import CodecError, JournalMismatchError, RedurableError, SerialisationError
+from redurable.ids import call_text, promise_text
 from redurable.journal.cursor import IDENTIFIED
 from redurable.journal.left import went_past
 from redurable.model import Continued, Entry, Envelope, Patched, decode_entry
@@ -113,7 +114,7 @@ class _Told:
         return Finding(
             intent=self.intent, queue=head["queue"], code=code, breaks=breaks, message=message,
             version=head.get("version") or None, seq=self.before + at if entry is not None else None,
-            step=name and (f"{name}#{entry.n}" if isinstance(entry, IDENTIFIED) else name),
+            step=name and (call_text(name, entry.n) if isinstance(entry, IDENTIFIED) else promise_text(name)),
             scope=getattr(entry, "scope", None),
         )  # fmt: skip
 

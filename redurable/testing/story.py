@@ -21,7 +21,7 @@ import msgspec
 from redurable.clock import Moment, Seconds, deadline_ms, now_ms, seconds
 from redurable.codec import encode
 from redurable.errors import ConfigurationError, UsageError
-from redurable.ids import derived_id
+from redurable.ids import derived_id, promise_text
 from redurable.model import Envelope, Status
 from redurable.options import check_texts
 from redurable.runtime import scope
@@ -206,7 +206,7 @@ class _Story:
             first = self._interrupts[0][0] if self._interrupts else None
             due = clock.now_ms() if intent.status == "SUBMITTED" else intent.head["wake"]
             if due is None and first is None:
-                asked = ", ".join(sorted(k.removesuffix("#0") for k, v in intent.arrivals.items() if v == "?"))
+                asked = ", ".join(sorted(promise_text(k) for k, v in intent.arrivals.items() if v == "?"))
                 unused = self._outside.unused(came_so_far=True)
                 raise UsageError(
                     f"{self.spec.name} waits for what nobody brings: {asked}" + (f" ({unused})" if unused else ""),

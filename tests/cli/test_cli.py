@@ -242,18 +242,31 @@ def test_a_promise_is_resolved_and_who_did_it_is_in_the_history(cli: Cli, worker
     intent = cli("send", "ask").out.strip()
     while cli("intents", "get", intent, "--json").json["reason"] != "PROMISE":
         time.sleep(0.02)
+    (wait,) = cli("intents", "get", intent, "--json").json["waits"]
+    since = wait.pop("since")
+    assert wait == {"kind": "promise", "name": "approved", "index": 0, "detail": "", "until": None}
+    assert since
+    assert "waits for  promise approved, since " in cli("intents", "get", intent).out
+    said = cli("intents", "resolve", intent, "aproved", "true")
+    assert (said.code, said.out) == (0, f"{intent}  aproved  UNASKED\n")
+    assert "nobody has asked for aproved yet: it is kept until the handler does; it waits for: approved" in said.err
+    assert cli("intents", "reject", intent, "late", "no", "--index", "2", "--json").json["answer"] == "UNASKED"
     said = cli("intents", "resolve", intent, "approved", "maybe")
     assert (said.code, "BAD_ARGUMENT" in said.err) == (2, True)
     assert "the value is not JSON" in said.err
     assert "send" not in said.err
     said = cli("intents", "resolve", intent, "approved", '"maybe"')
     assert (said.code, "TYPE_MISMATCH" in said.err) == (2, True)
+    assert "promise 'approved' of" in said.err
+    assert "it takes boolean" in said.err
     said = cli("intents", "resolve", intent, "approved", "true", "--by", "ann", "--json")
     assert said.json == {"id": intent, "name": "approved", "index": 0, "answer": "RESOLVED"}
     assert cli("intents", "watch", intent).code == 0
-    (arrived,) = [e for e in cli("intents", "history", intent, "--json").json if e["kind"] == "arrived"]
+    arrived = next(e for e in cli("intents", "history", intent, "--json").json if e["detail"].get("by") == "ann")
     assert arrived["detail"] == {"key": "approved#0", "status": "COMPLETED", "error": None, "by": "ann"}
-    assert "approved#0" in cli("intents", "history", intent, "--values").out
+    told = cli("intents", "history", intent, "--values").out
+    assert "  approved  " in told
+    assert "late#2" in told
     said = cli("intents", "reject", intent, "approved", "too late")
     assert (said.code, "ALREADY_RESOLVED" in said.err) == (1, True)
 
@@ -295,11 +308,18 @@ def test_what_waits_for_people_is_listed_and_answered(cli: Cli, worker: Running)
     assert (said.code, "BAD_OUTCOME" in said.err) == (2, True)
     said = cli("approvals", "answer", intent, "publish", "approve", "--value", "1")
     assert (said.code, "TYPE_MISMATCH" in said.err) == (2, True)
+    said = cli("approvals", "answer", intent, "publish", "approve")
+    assert (said.code, "TYPE_MISMATCH" in said.err) == (2, True)
+    assert "approval 'publish' of" in said.err
+    assert "it has a form, and no value fills it in" in said.err
+    assert "it takes string: fill that in by --value '\"...\"'" in said.err
+    (wait,) = cli("intents", "get", intent, "--json").json["waits"]
+    assert (wait["kind"], wait["name"], wait["detail"]) == ("approval", "publish", "Publish the page?")
     said = cli("approvals", "answer", intent, "other", "approve")
     assert (said.code, "APPROVAL_NOT_FOUND" in said.err) == (1, True)
     assert cli("approvals", "answer", intent, "publish", "approve", "--value", '"ok"', "--by", "ann").code == 0
     assert cli("intents", "watch", intent).code == 0
-    (arrived,) = [e for e in cli("intents", "history", intent, "--json").json if e["kind"] == "arrived"]
+    arrived = next(e for e in cli("intents", "history", intent, "--json").json if e["detail"].get("by") == "ann")
     assert arrived["detail"]["by"] == "ann"
     said = cli("approvals", "answer", intent, "publish", "reject", "--value", '"ok"')
     assert (said.code, "ALREADY_RESOLVED" in said.err) == (1, True)

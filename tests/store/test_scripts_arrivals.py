@@ -204,9 +204,9 @@ class TestDeclareAndWithdraw:
         ask = Ask("f1")
         given: dict[str, Any] = {"about": encode_entry(ask), "form": "f1", "schema": b'{"type":"string"}'}
         assert await world.call("declare", **given) == "OK"
-        assert await arrivals.about(world.store, world.id, KEY) == ask
+        assert await arrivals.about(world.store, world.id, KEY) == (True, ask)
         assert await arrivals.schema_of(world.store, world.id, "f1") == {"type": "string"}
-        assert await arrivals.about(world.store, world.id, "other#0") is None
+        assert await arrivals.about(world.store, world.id, "other#0") == (False, None)
 
 
 class TestRelayed:

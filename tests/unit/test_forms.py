@@ -11,7 +11,7 @@ import pytest
 
 from redurable.codec import encode, plain, typed
 from redurable.errors import SerialisationError
-from redurable.forms import misfit, schema_of
+from redurable.forms import described, example, misfit, schema_of
 
 
 class Colour(Enum):
@@ -93,3 +93,24 @@ def test_data_is_held_against_a_schema_as_json_would_say_it() -> None:
     moment = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     assert misfit(plain(encode({"at": moment, 1: b"x"}, "it")), {"type": "object"}) is None
     assert misfit(plain(encode(moment, "it")), schema(datetime.datetime)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "json"),
+    [
+        (bool, "boolean", "true"),
+        (int | None, "integer or null", "1"),
+        (Colour, '"red"', '"red"'),
+        (list[Point], "[{tags?: [string, ...], x: integer, y?: number}, ...]", "[]"),
+        (dict[str, int], "object", "{}"),
+        (Any, "anything", '"..."'),
+    ],
+)
+def test_what_would_fit_is_told_in_words_and_by_an_example(kind: Any, words: str, json: str) -> None:
+    assert described(schema(kind)) == words
+    assert example(schema(kind)) == json
+
+
+@pytest.mark.parametrize("kind", [Nested, Point, Colour, int | None, list[Nested], dict[str, Point]])
+def test_an_example_fits(kind: Any) -> None:
+    assert misfit(msgspec.json.decode(example(schema(kind))), schema(kind)) is None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redurable.errors import NotFound
-from redurable.ids import MAX_PARTITIONS, derived_id, new_id, partition_for, partition_of
+from redurable.ids import MAX_PARTITIONS, call_text, derived_id, new_id, partition_for, partition_of, promise_text
 
 partitions = st.integers(0, MAX_PARTITIONS - 1)
 texts = st.text(st.characters(), max_size=6)  # lone surrogates too: a key is the user's
@@ -77,3 +77,13 @@ def test_what_is_no_id_is_not_found(text: str) -> None:
     with pytest.raises(NotFound) as caught:
         partition_of(text)
     assert caught.value.code == "INTENT_NOT_FOUND"
+
+
+def test_the_number_behind_a_promise_is_its_index_everywhere() -> None:
+    assert [promise_text("publish#0"), promise_text("publish#2"), promise_text("a-child")] == [
+        "publish", "publish#2", "a-child",
+    ]  # fmt: skip
+    assert [call_text("charge", 1), call_text("charge", "id")] == ["charge#1", "charge#id"]
+    assert [call_text("promise publish", 1), call_text("promise publish", 2)] == [
+        "promise publish", "promise publish, wait 2",
+    ]  # fmt: skip
