@@ -87,7 +87,7 @@ def test_send_to_a_function_checks_the_payload_first(cli: Cli, worker: Running) 
 def test_get_tells_all_of_an_intent(cli: Cli, worker: Running) -> None:
     intent = done(cli, "sum", "[1, 2]")
     info = cli("intents", "get", intent, "--json").json
-    assert set(info) == INTENT_FIELDS | {"result"}
+    assert set(info) == INTENT_FIELDS | {"waits", "result"}
     assert (info["status"], info["attempt"], info["step"]) == ("COMPLETED", 1, "double#1")
     assert info["result"] == 6
     assert info["created"] <= info["started"] <= info["finished"]
