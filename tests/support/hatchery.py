@@ -11,6 +11,7 @@ Between the two go lines of JSON: a request [environment, log] is answered by [p
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import os
@@ -84,6 +85,13 @@ class _Hatchery:
             [sys.executable, "-m", "tests.support.hatchery"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             bufsize=0, start_new_session=True,
         )  # fmt: skip
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        """End it, and with it what it hatched."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
 
     def hatch(self, environment: dict[str, str], log: Path) -> Hatched:
         assert self._process.stdin is not None
