@@ -339,8 +339,10 @@ class Client(Watching, Reading, Archive, Answers, Control):
         """
         Continue a FAILED, CANCELED or TIMED_OUT intent: its failures are voided, its finished steps are kept.
 
+        One that is held, WAITING (HELD), is looked at now instead of some minutes later.
+
         Raises:
-            WrongState: It is open or COMPLETED; nothing was changed.
+            WrongState: It is COMPLETED, or open and not held; nothing was changed.
         """
         check_outside("retries")
         await (await self._open()).store.redrive(intent)

@@ -26,7 +26,7 @@ Every error that redurable raises, with a stable code each.
     ├── TerminalError           TERMINAL (raised by users: never retry)
     ├── RetryLater              RETRY_LATER (raised by users: retry after a delay)
     └── UsageError              OUTSIDE_INTENT INSIDE_STEP BLOCKING_STEP USE_DURABLE_SEND FOREIGN_WAIT PROMISE_REUSED
-                                JOURNAL_LIMIT LIMIT_NESTED
+                                JOURNAL_LIMIT LIMIT_NESTED STEP_ID_REUSED
                                 SESSION_DEADLOCK NO_SESSION STATE_READ_ONLY STATE_IN_STEP
                                 (of redurable.testing:) STUCK ENDLESS NO_SUCH_ENTRY NEVER_ASKED TEST_WORKER
 
@@ -37,7 +37,8 @@ Every error that redurable raises, with a stable code each.
     │   └── Fenced              another worker owns the intent now
     └── Canceled                the intent was cancelled, or its deadline passed
     BaseException
-    └── JournalMismatchError    JOURNAL_MISMATCH: the code asks for another step than the journal holds
+    └── JournalMismatchError    JOURNAL_MISMATCH: the code asks for another step than the journal holds (the intent
+                                is held)
 
 Invariant: a code is never reused for another meaning. Foreign errors (redis, msgspec) are translated
 at the border that meets them and never leave the package bare.
@@ -344,14 +345,15 @@ class JournalMismatchError(BaseException):
     """
     The handler asks for a step that is not the one its journal holds next.
 
-    The journal is left as it is; the intent is retried or fails by its handler's policy, and a worker with
-    the code that wrote the journal can still finish it.
+    The journal is left as it is and the intent is held, WAITING: nothing fails, nothing is undone, no attempt is
+    counted. A worker whose code fits goes on with it: the code that wrote the journal, or new code with `patched`.
     """
 
     code = "JOURNAL_MISMATCH"
 
     def __init__(self, message: str, *, seq: int = 0, recorded: str = "", asked: str = "") -> None:
         super().__init__(message)
+        self.message = message
         self.seq = seq
         self.recorded = recorded
         self.asked = asked

@@ -121,7 +121,7 @@ class Reason(StrEnum):
     RETRY = "RETRY"
     HUMAN = "HUMAN"
     LIMIT = "LIMIT"  # for its turn: a limit is full
-    HELD = "HELD"  # for a worker that can open what is sealed
+    HELD = "HELD"  # for a worker that can open what is sealed, whose types and code fit what is recorded
     UNKNOWN_TYPE = "UNKNOWN_TYPE"  # for a worker that has a handler of its type; looked at again every 5 s
 
 

@@ -111,7 +111,8 @@ def retry(
     """
     Continue FAILED, CANCELED or TIMED_OUT intents, once the fault is mended.
 
-    What failed runs again; finished steps keep their results.
+    What failed runs again; finished steps keep their results. One that is held, WAITING (HELD), is looked at now; by
+    options held ones are chosen with --status WAITING alone.
 
     [bold]redurable intents retry --queue orders --status FAILED[/bold]
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from redurable.errors import JournalMismatchError
+from redurable.errors import JournalMismatchError, UsageError
 from redurable.ids import call_text
 from redurable.model import (
     Arrived,
@@ -213,6 +213,7 @@ class Cursor:
 
         Raises:
             JournalMismatchError: Its scope has another call recorded next.
+            UsageError: STEP_ID_REUSED.
         """
         call = Call(identity, key, reason)
         scope, _, n = identity
@@ -230,7 +231,10 @@ class Cursor:
                 if order:
                     order.popleft()
         if identity in self._calls:
-            raise JournalMismatchError(f"{_named(identity)} was called twice with the same id", asked=_named(identity))
+            raise UsageError(
+                f"{_named(identity)} was called twice with the same id", code="STEP_ID_REUSED",
+                hint="within a turn of an intent an id names one call",
+            )  # fmt: skip
         self._calls[identity] = call
         if key is not None and identity not in self.abandoned:
             if key in self.arrived:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from redurable.journal.cursor import IDENTIFIED, Cursor, inside_of
-from redurable.model import Arrived, Called
+from redurable.model import Arrived, Called, CancelRequested, Compensating
 
-__all__ = ["running", "unused", "went_past"]
+__all__ = ["gone_on", "running", "unused", "went_past"]
 
 
 def running(cursor: Cursor) -> list[str]:
@@ -21,6 +21,16 @@ def went_past(cursor: Cursor) -> bool:
         for entry in cursor._entries[cursor.applied : cursor._past]
         if isinstance(entry, IDENTIFIED)
     )
+
+
+def gone_on(cursor: Cursor) -> bool:
+    """Return whether the handler, or its undo work, has recorded anything since it was asked to end."""
+    for entry in reversed(cursor._entries):
+        if isinstance(entry, CancelRequested):
+            return False
+        if isinstance(entry, (*IDENTIFIED, Compensating)):
+            return True
+    return True
 
 
 def unused(cursor: Cursor) -> list[Arrived]:

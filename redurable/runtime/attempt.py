@@ -52,10 +52,11 @@ from redurable.model import (
     encode_entry,
 )
 from redurable.runtime.bodies import in_thread
+from redurable.runtime.cancellation import told
 from redurable.runtime.conductor import Conductor
 from redurable.runtime.growth import NO_LIMITS, grown, watch_growth
 from redurable.runtime.handlers import HandlerSpec, Resources
-from redurable.runtime.holding import given, put_down
+from redurable.runtime.holding import ended_unfit, given, put_down
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.sealed import SealedRecorder
@@ -154,7 +155,7 @@ class Attempt:
         try:
             try:
                 self.ended = await self._pipe()
-            except CodecError as error:
+            except (CodecError, JournalMismatchError) as error:
                 self.ended = await put_down(lease, len(self._cursor), error)
         except StoreError as error:
             emit("attempt.store_error", intent=lease.id, error=error)
@@ -267,7 +268,9 @@ class Attempt:
         if conductor.ending is not None:
             ending = conductor.ending
             return await self._compensate(ending.status, ending.error)
-        if isinstance(signal, JournalMismatchError | UsageError):
+        if isinstance(signal, JournalMismatchError):
+            return await self._compensate(*ended_unfit(conductor, signal))
+        if isinstance(signal, UsageError):
             return await self._retry_or_fail(signal)
         if signal is not None and not isinstance(signal, ContinuedAsNew):
             return await self._release()
@@ -278,16 +281,13 @@ class Attempt:
         # a handler that fails before it meets its cancel does not outlive it by its retries
         cancel, met = self._cursor.cancel, conductor.cancellation
         if cancel is not None and (met.delivered or met.felt or error is not None):
-            status = cancel.status
-            code = "CANCELED" if status is Status.CANCELED else "DEADLINE"
-            info = ErrorInfo(type=f"redurable.{code}", message=cancel.note or code.lower(), code=code)
-            return await self._compensate(status, info)
+            return await self._compensate(cancel.status, told(cancel))
         if error is not None and signal is None:
             return await self._retry_or_fail(error)
         if not self._cursor.exhausted:
             skipped = self._cursor.skipped({s.path for s in conductor.scopes if s is not conductor.main})
             if skipped is not None:
-                return await self._retry_or_fail(skipped)
+                return await self._compensate(*ended_unfit(conductor, skipped))
         if isinstance(signal, ContinuedAsNew):
             word = await begin_turn(self, signal.payload)
             if word == "NEWS":
@@ -367,8 +367,8 @@ class Attempt:
         return "lost"
 
     async def _release(self) -> str:
-        if isinstance(self.conductor.signal, CodecError):
-            raise self.conductor.signal
+        if isinstance(self.conductor.signal, CodecError | JournalMismatchError):
+            raise self.conductor.signal  # held
         try:
             word = await self.lease.release()
         except StoreError:

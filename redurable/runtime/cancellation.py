@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING
 from redurable.clock import now_ms
 from redurable.errors import Canceled
 from redurable.journal.cursor import INSIDE
-from redurable.model import CancelRequested
+from redurable.model import CancelRequested, ErrorInfo, Status
 
 if TYPE_CHECKING:
     from redurable.runtime.conductor import Conductor
 
-__all__ = ["NOT_ASKED", "Cancellation"]
+__all__ = ["NOT_ASKED", "Cancellation", "told"]
+
+
+def told(asked: CancelRequested) -> ErrorInfo:
+    """Return the error of an intent that ended as it was *asked*."""
+    code = "CANCELED" if asked.status is Status.CANCELED else "DEADLINE"
+    return ErrorInfo(type=f"redurable.{code}", message=asked.note or code.lower(), code=code)
 
 
 class Cancellation:

@@ -216,7 +216,7 @@ def handler(
         attempt_timeout: Seconds for one attempt, after which it fails with TimeoutError.
         retention: Seconds that a completed intent is kept; 7 days by default.
         failed_retention: Seconds that one is kept which the handler ended otherwise; 30 days by default.
-        on_code_change: When a recorded step's code differs now: "warn", "hold" (fail the attempt), or "ignore".
+        on_code_change: When a recorded step's code differs now: "warn", "hold" (the intent), or "ignore".
         shared: Only read the state of the session that it is sent to, and run beside the session's holder.
         state_retention: Seconds that the state of a session is kept after its last intent; 30 days by default.
         strict: Make a wait that is not durable an error, when it outlasts a few seconds.

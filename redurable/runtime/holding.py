@@ -1,6 +1,7 @@
 """
 Intents that cannot go on here, through no fault of theirs: they are put down, uncounted, and looked at again.
 
+What was stored cannot be opened, or does not fit its type any more, or the code is not the one that wrote the journal.
 Nothing is lost and nothing fails meanwhile; the intent is WAITING, with the reason HELD and what is wrong in its head.
 It waits ever longer, since every look costs an entry, but never so long that who mended the cause gives up hope.
 """
@@ -9,24 +10,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from redurable.clock import now_ms
 from redurable.codec import Typed, typed
-from redurable.errors import CodecError, RedurableError, SerialisationError
+from redurable.errors import CodecError, JournalMismatchError, SerialisationError
 from redurable.events import emit
 from redurable.journal.cursor import IDENTIFIED
-from redurable.journal.left import went_past
-from redurable.model import Continued, Reason
+from redurable.journal.left import gone_on, went_past
+from redurable.model import Continued, ErrorInfo, Reason, Status
+from redurable.runtime.cancellation import told
 from redurable.runtime.scope import Scope
 from redurable.store.inspection import readable
 from redurable.store.lease import Lease
 
 if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
+    from redurable.runtime.conductor import Conductor
 
-__all__ = ["fitting", "given", "put_down", "restored", "unless_replayed"]
+__all__ = ["ended_unfit", "fitting", "given", "put_down", "restored", "unless_replayed"]
 
 FIRST, DOUBLED = 5.0, 7  # s, and how often at most: 10 minutes
+_UNFIT = {"held": JournalMismatchError.code}
 _BEGUN = (*IDENTIFIED, Continued)
+_LONGEST = 500  # of what is said of it, in characters
 _CLAIMED = b"\x06"  # the tag of an entry that `claim` wrote
 
 
@@ -106,10 +113,39 @@ async def restored(scope: Scope, data: bytes, of: Any, what: str, *, own: bool =
     return fitting(scope.attempt, kind, data, what)
 
 
-async def put_down(lease: Lease, seen: int, error: RedurableError) -> str:
+def ended_unfit(conductor: Conductor, error: JournalMismatchError) -> tuple[Status, ErrorInfo | None]:
+    """
+    Return how an intent ends that was asked to end, although its code does not fit its journal: its outcome says so.
+
+    What is undone then was registered before the place that does not fit.
+
+    Raises:
+        JournalMismatchError: It is to be held. Nobody asked it to end; or its handler, or its undo work, has gone on
+            since under code that did fit, which has to finish that.
+    """
+    cursor = conductor.cursor
+    begun = cursor.ending_ahead()
+    if begun is not None and begun.error is not None and begun.error.details == _UNFIT:
+        conductor.ending = begun
+        return begun.status, begun.error
+    cancel = cursor.cancel
+    if begun is not None or cancel is None or gone_on(cursor):
+        raise error
+    why = told(cancel)
+    message = f"{why.message}; what was registered to undo is undone up to where its code does not fit: {error.message}"
+    return cancel.status, msgspec.structs.replace(why, message=message, details=_UNFIT)
+
+
+async def put_down(lease: Lease, seen: int, error: CodecError | JournalMismatchError) -> str:
     """Hold the intent of *lease*, whose journal has *seen* entries as far as known; return how the attempt ended."""
-    emit("intent.held", intent=lease.id, queue=lease.queue, error=error)
-    lease.note("held", f"{error.code}: {error.message}"[:64])
+    if isinstance(error, JournalMismatchError):
+        emit("intent.held", intent=lease.id, queue=lease.queue, error=error, entry=error.seq, recorded=error.recorded,
+             asked=error.asked)  # fmt: skip
+    else:
+        emit("intent.held", intent=lease.id, queue=lease.queue, error=error)
+    lease.note("held", f"{error.code}: {error.message}"[:_LONGEST])
+    if lease.session is not None:
+        lease.session.writes.values.clear()  # they are made again by the code that fits
     looks = -1
     for raw in reversed(await lease.read(max(0, lease.base - DOUBLED - 1))):
         if raw[1:2] != _CLAIMED:

@@ -93,6 +93,10 @@ def _code_changed(attempt: Attempt, entry: StepDone | StepFailedEntry) -> None:
         attempt.changed.append(name)
         attempt.lease.note("changed", ",".join(attempt.changed))
     if policy == "hold":
-        error = JournalMismatchError(f"the code of step {name!r} changed since its result was recorded")
+        seq, step = attempt.conductor.cursor.applied, f"{name}#{entry.n}"
+        error = JournalMismatchError(
+            f"entry {seq} of the journal was recorded by other code of step {step} than there is now",
+            seq=seq, recorded=step, asked=f"{step} with other code",
+        )  # fmt: skip
         attempt.conductor.unwind(error)
         raise error

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 
 from redurable.errors import ConfigurationError, NotFound, WrongState
-from redurable.model import Status
+from redurable.model import Reason, Status
 from redurable.store import archive, control, inspection
 from redurable.store.keys import Keys, check_queue
 from redurable.store.store import Store
@@ -29,7 +29,7 @@ VERBS: dict[str, frozenset[Status]] = {
     "kill": _OPEN,
     "pause": _OPEN - {Status.PAUSED},
     "resume": _OPEN,
-    "retry": _FINAL - {Status.COMPLETED},
+    "retry": _FINAL - {Status.COMPLETED} | {Status.WAITING},  # of what waits, what is held
     "delete": _FINAL,
 }
 _PAGE = 100  # heads, or envelopes, asked for at once
@@ -79,7 +79,7 @@ async def chosen(store: Store, verb: str, choice: Choice) -> list[str]:
 async def _pages(store: Store, partition: int, verb: str, choice: Choice) -> AsyncIterator[list[str]]:
     """Give pages of ids that may fit, from the cheapest structure; those that end are in one of two views."""
     states: list[Status | None] = [choice.status]
-    if choice.status is None and VERBS[verb] <= _FINAL:
+    if choice.status is None and not VERBS[verb] & (_OPEN - {Status.WAITING}):
         states = [Status.FAILED, *([Status.COMPLETED] if Status.COMPLETED in VERBS[verb] else [])]
     for status in states:
         async for page in inspection.ids_of(store, partition, choice.queue, status):
@@ -88,7 +88,7 @@ async def _pages(store: Store, partition: int, verb: str, choice: Choice) -> Asy
 
 async def _fitting(store: Store, keys: Keys, ids: list[str], verb: str, choice: Choice, before: int) -> list[str]:
     mux = store.mux
-    names = ("status", "queue", "created", "canceling", "paused", "lane")
+    names = ("status", "queue", "created", "canceling", "paused", "lane", "reason")
     heads = await asyncio.gather(*(mux.command("HMGET", keys.head(intent), *names) for intent in ids))
     some = [i for i, head in zip(ids, heads, strict=True) if head[0] and _fits(head, verb, choice, before)]
     if choice.label is None:
@@ -98,9 +98,10 @@ async def _fitting(store: Store, keys: Keys, ids: list[str], verb: str, choice: 
 
 
 def _fits(head: list[bytes | None], verb: str, choice: Choice, before: int) -> bool:
-    status, queue, created, canceling, paused, lane = ((word or b"").decode() for word in head)
-    held = bool(paused) or lane.startswith("!")
-    applies = {"cancel": not canceling, "pause": not held, "resume": held}.get(verb, True)
+    status, queue, created, canceling, paused, lane, reason = ((word or b"").decode() for word in head)
+    stopped = bool(paused) or lane.startswith("!")
+    held = status != Status.WAITING or reason == Reason.HELD
+    applies = {"cancel": not canceling, "pause": not stopped, "resume": stopped, "retry": held}.get(verb, True)
     return (
         applies
         and status in VERBS[verb]

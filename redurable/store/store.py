@@ -195,21 +195,23 @@ class Store:
         """
         Continue a FAILED, CANCELED or TIMED_OUT intent: its failures are voided, the rest of its journal kept.
 
-        One of a session goes next, when the holder has ended.
+        One of a session goes next, when the holder has ended. One that is held is looked at now, nothing else changes.
 
         Raises:
             NotFound: There is no such intent.
-            WrongState: It is open, or COMPLETED.
+            WrongState: It is open and not held, or COMPLETED.
         """
         from redurable.store.inspection import failures_of
 
         keys = self.keys_of(intent)
         token = secrets.token_hex(6)
         while True:
-            names = ("queue", "status", "session", "version")
-            queue, status, session, version = await self.mux.command("HMGET", keys.head(intent), *names)
+            names = ("queue", "status", "session", "version", "reason")
+            queue, status, session, version, reason = await self.mux.command("HMGET", keys.head(intent), *names)
             if queue is None:
                 raise _unknown(intent)
+            if status == b"WAITING" and reason == b"HELD" and await self.wake(intent) == "OK":
+                return
             more, words = await self.ending(keys, intent, queue.decode(), session)
             entries = await self.mux.command("LRANGE", keys.journal(intent), 0, -1)
             entry = encode_entry(Reopened(at=now_ms(), voided=failures_of(entries)))
@@ -227,7 +229,7 @@ class Store:
                 raise _unknown(intent)
             if word == b"WRONG_STATE":
                 raise WrongState(
-                    f"intent {intent} is {status.decode()}; only FAILED, CANCELED or TIMED_OUT ones are retried"
+                    f"intent {intent} is {status.decode()}; only FAILED, CANCELED, TIMED_OUT and held ones are retried"
                 )
 
     def session(self, keys: Keys, queue: str, key: str) -> Session:

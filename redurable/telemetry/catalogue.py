@@ -66,7 +66,7 @@ FENCED = Metric(
 )  # fmt: skip
 MISMATCHES = Metric(
     "redurable_journal_mismatches_total", "counter", ("queue",),
-    "Attempts stopped because the handler asked for another step than its journal holds.",
+    "Looks at an intent that is held because the handler asks for another step than its journal holds.",
 )  # fmt: skip
 CHANGED = Metric(
     "redurable_changed_steps_total", "counter", ("queue", "step"),

@@ -56,6 +56,9 @@ def _recovered(tally: Tally, by: str, words: dict[str, int], seconds: float) -> 
 
 def _handler_failed(tally: Tally, f: _Fields) -> None:
     tally.add(c.HANDLER_FAILURES, (f["queue"], _retried(f)))
+
+
+def _intent_held(tally: Tally, f: _Fields) -> None:
     if isinstance(f["error"], JournalMismatchError):
         tally.add(c.MISMATCHES, (f["queue"],))
 
@@ -112,6 +115,7 @@ _BOTH: _Counted = {
 _OF_WORKERS: _Counted = _BOTH | {
     "attempt.fenced": lambda t, f: t.add(c.FENCED, (f["word"].partition(":")[0],)),
     "handler.failed": _handler_failed,
+    "intent.held": _intent_held,
     "intent.unknown_type": lambda t, f: t.add(c.UNKNOWN, (f["queue"], f["type"])),
     "intents.mended": lambda t, f: t.add(c.MENDED, (), f["count"]),
     "intents.removed": lambda t, f: t.add(c.REMOVED, (), f["count"]),

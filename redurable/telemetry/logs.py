@@ -24,7 +24,7 @@ import structlog
 from redurable import events, spans
 from redurable.clock import monotonic
 from redurable.config import log_level
-from redurable.errors import ConfigurationError, RedurableError
+from redurable.errors import ConfigurationError, JournalMismatchError, RedurableError
 from redurable.journal.cursor import INSIDE
 from redurable.runtime.scope import Scope, scope_var
 
@@ -226,7 +226,7 @@ def _repeated(name: str) -> bool:
 
 
 def _in_words(error: BaseException) -> str:
-    if isinstance(error, RedurableError):
+    if isinstance(error, RedurableError | JournalMismatchError):
         return f"{error.message} [{error.code}]"
     return f"{type(error).__name__}: {error}"
 

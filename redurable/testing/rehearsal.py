@@ -48,8 +48,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """
     What the code does otherwise than what recorded an intent's journal, and where.
 
-    *code*, of what breaks: JOURNAL_MISMATCH, it would fail; TYPE_CHANGED, UNREADABLE, it would be held; BAD_PAYLOAD, it
-    has not begun and would fail; RAISES, the handler raises before it comes to where the intent stands; UNKNOWN_TYPE,
+    *code*, of what breaks: JOURNAL_MISMATCH, TYPE_CHANGED, UNREADABLE, it would be held; BAD_PAYLOAD, it has not begun
+    and would fail; RAISES, the handler raises before it comes to where the intent stands; UNKNOWN_TYPE,
     nobody would take it. Of what does not: CODE_CHANGED, a recorded step has other code now; STANDS_STILL, the handler
     waits for something else on the way, and cannot be followed further.
     """
@@ -192,7 +192,7 @@ def _message(error: BaseException) -> str:
 
 
 class _Rehearsal(Attempt):
-    """An attempt that keeps what it would fail with."""
+    """An attempt that keeps what it would fail with, or be held for."""
 
     raised: BaseException | None = None
     ahead = False  # whether that came before the end of the journal
@@ -207,6 +207,15 @@ class _Rehearsal(Attempt):
     def hold(self, error: CodecError) -> None:
         self.keep(error)
         super().hold(error)
+
+    async def _decide(self, value: Any, error: BaseException | None) -> str:
+        if isinstance(self.conductor.signal, JournalMismatchError):
+            self.keep(self.conductor.signal)
+        try:
+            return await super()._decide(value, error)
+        except JournalMismatchError as skipped:
+            self.keep(skipped)
+            raise
 
     async def _retry_or_fail(self, error: BaseException) -> str:
         self.keep(error)

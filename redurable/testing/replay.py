@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, Unpack, overload
 
-from redurable.errors import ConfigurationError
+from redurable.errors import ConfigurationError, UsageError
 from redurable.model import Arrived
 from redurable.testing.lease import Kill
 from redurable.testing.report import Run
@@ -66,13 +66,16 @@ def replay_check(
         for kill, place in ((Kill(before=seq), "before"), (Kill(at=seq), "after")):
             if place == "before" and seq > last:
                 continue  # what comes from outside the worker does not record, and cannot lose
-            cut = told([kill])
+            name = f"{type(entry).__name__} {getattr(entry, 'name', '')}".strip()
+            where = f"a crash right {place} entry {seq} of {len(plain.journal)} ({name}) changes the outcome:"
+            try:
+                cut = told([kill])
+            except UsageError as held:
+                if held.code != "STUCK":
+                    raise
+                raise AssertionError(f"{where}\n  undisturbed: {_said(plain)}\n  crashed:     {held.message}") from None
             if _ending(cut) != _ending(plain):
-                name = f"{type(entry).__name__} {getattr(entry, 'name', '')}".strip()
-                raise AssertionError(
-                    f"a crash right {place} entry {seq} of {len(plain.journal)} ({name}) changes the outcome:\n"
-                    f"  undisturbed: {_said(plain)}\n  crashed:     {_said(cut)}"
-                )
+                raise AssertionError(f"{where}\n  undisturbed: {_said(plain)}\n  crashed:     {_said(cut)}")
     return plain
 
 

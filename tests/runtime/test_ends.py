@@ -454,17 +454,22 @@ async def test_code_that_asks_for_other_steps_is_told_both_sides(
     await w.stop(worker)
     second = HandlerSpec(_steps(*new, ret=1), QUEUE, "main", retry=Retry(attempts=2, first=0))
     worker = await w.serve_specs(second)
-    failure = await w.failure(intent)
-    assert failure.error.code == "JOURNAL_MISMATCH"
-    assert recorded in failure.error.message
-    assert asked in failure.error.message
+    held = await w.held(intent)
+    assert held.startswith("JOURNAL_MISMATCH: ")
+    assert f" {recorded}, " in held
+    assert f" {asked}" in held
+    told = await w.event("intent.held")
+    assert (told["recorded"], told["asked"]) == (recorded, asked)
+    failures = await w.entries(intent, AttemptFailed)
+    assert len(failures) == 1, "what the first code raised"
     assert len(await w.entries(intent, StepDone)) == 3  # the journal is as it was
     await w.stop(worker)
-    # the code that wrote the journal can still finish it
-    await w.client.retry(intent)
+    # the code that wrote the journal goes on with it
     third = HandlerSpec(_steps(*old, ret=1), QUEUE, "main", retry=AT_ONCE)
     await w.serve_specs(third)
+    await w.client.retry(intent)
     assert await w.result(intent) == "end"
+    assert await w.entries(intent, AttemptFailed) == failures
 
 
 def _scoring(most: int) -> Any:
@@ -496,9 +501,9 @@ async def test_a_tool_that_was_changed_between_attempts_is_reported(w: World, po
     await w.stop(worker)
     await w.serve_specs(HandlerSpec(_scoring(100), QUEUE, "main", retry=retry, on_code_change=policy))
     if policy == "hold":
-        failure = await w.failure(intent)
-        assert failure.error.code == "JOURNAL_MISMATCH"
-        assert "score" in failure.error.message
+        held = await w.held(intent)
+        assert held.startswith("JOURNAL_MISMATCH: ")
+        assert "other code of step score#1" in held
     else:
         assert await w.result(intent) == 7
     seen = w.seen("step.code_changed")

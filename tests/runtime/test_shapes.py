@@ -9,7 +9,7 @@ import pytest
 
 from redurable import call, continue_as_new, handler, promise, run, state, step, testing
 from redurable.errors import UsageError
-from redurable.model import Reason, Status
+from redurable.model import Status
 from redurable.runtime.handlers import spec_of
 from tests.runtime.world import QUEUE, World
 
@@ -80,14 +80,6 @@ async def _switch(w: World, old: Any, new: Any, intent: str, *, resolve: bool = 
     return worker
 
 
-async def _held(w: World, intent: str) -> str:
-    """Return why the intent is held, once it is."""
-    while (info := await w.until(intent, Status.WAITING)).reason is not Reason.HELD:
-        pass
-    assert (info.losses, info.error) == (0, None)
-    return info.held or ""
-
-
 async def test_unknown_fields_and_missing_ones_with_defaults_are_no_matter(w: World) -> None:
     intent = await w.send({"item": "tea", "count": 2, "more": [1]}, key="k")
     await w.client.state(QUEUE, "other").set("kept", {"item": "x"})
@@ -102,7 +94,7 @@ async def test_unknown_fields_and_missing_ones_with_defaults_are_no_matter(w: Wo
 async def test_what_was_recorded_and_does_not_fit_any_more_holds_the_intent(w: World, kinds: dict[str, Any]) -> None:
     intent = await w.send({"item": "tea", "count": 2}, key="k")
     unfit = await _switch(w, _made(_body, payload=Old), _made(_body, **kinds), intent)
-    assert (await _held(w, intent)).startswith("TYPE_CHANGED: ")
+    assert (await w.held(intent)).startswith("TYPE_CHANGED: ")
     (told,) = {str(e["error"].message) for e in w.seen("intent.held")}
     assert "does not fit" in told
     assert "it did when it was recorded" in told
@@ -126,7 +118,7 @@ async def test_a_state_of_another_shape_holds_whoever_reads_it(w: World) -> None
     await w.stop(worker)
     unfit = await w.serve(made(Other))
     intent = await w.send("salt", key="k")
-    assert (await _held(w, intent)).startswith("TYPE_CHANGED")
+    assert (await w.held(intent)).startswith("TYPE_CHANGED")
     await w.stop(unfit)
     await w.serve(made(Wider))
     await w.store.wake(intent)
@@ -166,7 +158,7 @@ async def test_a_turn_whose_payload_fits_no_more_is_held(w: World) -> None:
     await w.stop(worker)
     await w.serve(after)
     await w.client.resolve(intent, "go", 1)
-    assert (await _held(w, intent)).startswith("TYPE_CHANGED")
+    assert (await w.held(intent)).startswith("TYPE_CHANGED")
 
 
 async def test_a_childs_result_that_was_taken_and_does_not_fit_now_holds_the_parent(w: World) -> None:
@@ -194,7 +186,7 @@ async def test_a_childs_result_that_was_taken_and_does_not_fit_now_holds_the_par
     await w.stop(worker)
     unfit = await w.serve_specs(*made(Other))
     await w.client.resolve(intent, "go", 1)
-    assert (await _held(w, intent)).startswith("TYPE_CHANGED")
+    assert (await w.held(intent)).startswith("TYPE_CHANGED")
     await w.stop(unfit)
     await w.serve_specs(*made(Wider))
     await w.store.wake(intent)

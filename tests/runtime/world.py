@@ -13,7 +13,7 @@ from typing import Any
 
 from redurable import Client, IntentFailed, Retry, events
 from redurable.config import parse_url
-from redurable.model import Entry, IntentInfo, Status
+from redurable.model import Entry, IntentInfo, Reason, Status
 from redurable.runtime.calls import current
 from redurable.runtime.handlers import HandlerSpec, handler, spec_of
 from redurable.store.keeper import Keeper
@@ -128,6 +128,13 @@ class World:
             while (info := await self.get(intent)).status is not status:
                 await asyncio.sleep(0.004)
         return info
+
+    async def held(self, intent: str) -> str:
+        """Return why the intent is held, once it is: with nothing lost, and no failure."""
+        while (info := await self.until(intent, Status.WAITING)).reason is not Reason.HELD:
+            pass
+        assert (info.losses, info.error) == (0, None)
+        return info.held or ""
 
     async def journal(self, intent: str) -> list[Entry]:
         """Return the intent's journal."""

@@ -98,7 +98,7 @@ def test_a_path_that_hangs_on_chance_is_found() -> None:
         for _ in range(6):
             await (charge(1) if numbers.random() < 0.5 else count.aio("x"))
 
-    with pytest.raises(AssertionError, match="JournalMismatch"):
+    with pytest.raises(AssertionError, match="is held: JOURNAL_MISMATCH"):
         testing.replay_check(main)
 
 
