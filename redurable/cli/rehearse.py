@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 Specs = dict[str, dict[str, "HandlerSpec"]]
+_HELD = frozenset({"JOURNAL_MISMATCH", "TYPE_CHANGED", "UNREADABLE"})
 
 
 def check(
@@ -53,9 +54,10 @@ def check(
     [bold]redurable deployments check myapp:handler --from open.jsonl[/bold] where Redis is not
 
     Nothing is written, and no step's body runs: only the code of handlers between their calls does. Each is followed
-    to where it stands. What breaks: JOURNAL_MISMATCH (a step was renamed, moved, removed, or put before it),
-    TYPE_CHANGED (a payload or a recorded result fits its type no more), BAD_PAYLOAD, RAISES, UNKNOWN_TYPE, UNREADABLE.
-    What does not: CODE_CHANGED (a recorded step has other code now; its result stands), STANDS_STILL.
+    to where it stands. What breaks: JOURNAL_MISMATCH (a step was renamed, moved, removed, or put before it) and
+    TYPE_CHANGED (a payload or a recorded result fits its type no more), for which it would be held until code that fits
+    comes; BAD_PAYLOAD, RAISES, UNKNOWN_TYPE, UNREADABLE. What does not: CODE_CHANGED (a recorded step has other code
+    now; its result stands), STANDS_STILL.
 
     Exit code 0: nothing breaks; 1: something does.
 
@@ -106,7 +108,9 @@ def _say(checked: int, findings: list[Finding], breaks: set[str], changes: set[s
     ]
     if rows:
         table(("intent", "finding", "seq", "step", "what"), rows, "", ("seq", "what"))
+    held = len({f.intent for f in findings if f.code in _HELD})
     told = f"{len(breaks):,} would break" if breaks else "none would break"
+    told += f" ({held:,} would be held: serve both with patched(), or pin them with --version)" if held else ""
     more = f"; {len(changes):,} would go on with results of other code" if changes else ""
     note(f"{checked:,} open intents followed to where they stand: {told}{more}")
 

@@ -90,7 +90,7 @@ def test_open_intents_are_replayed_against_another_release(
     text = _check(renamed)
     assert text.code == 1
     assert shop.intent in text.out
-    assert "1 would break" in text.err
+    assert "1 would break (1 would be held: serve both with patched(), or pin them with --version)" in text.err
 
     changed = shop.release(('f"charged {cents}"', 'f"billed {cents}"'))
     assert _check(changed).code == 0

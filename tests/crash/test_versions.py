@@ -105,5 +105,34 @@ async def test_a_promotion_reaches_workers_that_wait_and_the_old_one_waits_for_i
     assert (await client.get(old)).version == "v1"
 
 
+@pytest.mark.timeout(180)
+async def test_without_versions_unfit_code_holds_what_is_open_and_the_old_code_ends_it(fleet: Fleet) -> None:
+    client, v1, v2 = fleet.client, "tests.crash.release1", "tests.crash.release2"
+    (old,) = await fleet.start(1, target=v1)
+    sent = list(await client.send_many("release", [{"pause": 0.0, "nap": None}] * 20))
+    await until(lambda: len(fleet.ledger()) == 40, 60)
+    old.kill()
+    (bad,) = await fleet.start(1, target=v2)
+    for intent in sent:
+        await client.resolve(intent, "go", 1)
+    fresh = await client.send("release", {"pause": 0.0, "nap": 0.0})
+    assert await client.wait_for(fresh, timeout=60) == ["v2"] * 5
+
+    async def held() -> bool:
+        seen = [await client.get(intent) for intent in sent]
+        return all(info.reason == "HELD" and (info.held or "").startswith("JOURNAL_MISMATCH: entry") for info in seen)
+
+    await until(held, 60)
+    bad.terminate()
+    assert await bad.ended() == 0
+    assert not fleet.events("handler.failed")
+    await fleet.start(1, target=v1)
+    results = await asyncio.gather(*(client.wait_for(i, timeout=60) for i in sent))
+    assert results == [["v1"] * 4] * 20
+    for intent in sent:
+        ran = [line.step.split(":")[1] for line in fleet.ledger(intent)]
+        assert ran == ORDERS["v1"], "each step once, under the code that it began on"
+
+
 async def _stranded(fleet: Fleet) -> bool:
     return any(d.why == "has work and no worker" for d in await fleet.client.deployments.list())
