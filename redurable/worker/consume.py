@@ -64,7 +64,7 @@ class _Consumer:
         lanes = [s for lane in zip(*groups, strict=True) for s in lane]
         self.gated, foreign = worker.gates.gated, worker.gates.foreign
         self.streams = [s for s in lanes if not foreign or not self._elsewhere(s, foreign)]
-        self.limits = [self._limit(s) for s in self.streams]
+        self.limits = {s: self._limit(s) for s in self.streams}
         self.solo = [s for queue in queues for s in keeper.streams_of(queue)[1]]
         self.heard = -1  # of suspects: look for them first
         self.suspects_since: float | None = None
@@ -116,9 +116,12 @@ class _Consumer:
                 if given or not waited:
                     now, given = given[:free], given[free:]
                     waited = False
-                    # a blocking read that gave less than it might emptied the streams: the script need not look there
-                    asked = len(now) if now and emptied else free
-                    if await self._claim(self.streams, self.limits, asked, now) == free:
+                    streams, asked = self.streams, free
+                    if now and emptied:
+                        # a blocking read that gave less than it might emptied the streams: the script need not look at
+                        # others than those it gave from, so one intent costs the same however many queues are served
+                        streams, asked = list(dict.fromkeys(stream for stream, _, _ in now)), len(now)
+                    if await self._claim(streams, asked, now) == free:
                         continue
                 # fewer than there is room for: the streams were empty, there is nothing to ask them for again
                 if not given and (places := min(worker.free(), worker.settings.batch)):
@@ -128,12 +131,11 @@ class _Consumer:
             stop.cancel()
             # what was delivered and not claimed is found in our pending list by the others, uncounted
 
-    async def _claim(
-        self, streams: list[str], limits: list[str], count: int, given: list[_Given], solo: bool = False
-    ) -> int:
+    async def _claim(self, streams: list[str], count: int, given: list[_Given], solo: bool = False) -> int:
         self.rounds += 1
         if self.rounds % _TURN_ROUND == 0:
-            streams, limits = streams[::-1], limits[::-1]
+            streams = streams[::-1]
+        limits = [self.limits.get(s, "") for s in streams]  # a suspect keeps its own
         places = {s: i for i, s in enumerate(streams, 1)}
         flat: list[Any] = [x for stream, entry, intent in given for x in (places[stream], entry, intent)]
         number = self.worker.number()
@@ -179,7 +181,7 @@ class _Consumer:
             return False
         if worker.idle():
             await self.keeper.open(self.solo)
-            if await self._claim(self.solo, [""] * len(self.solo), 1, [], solo=True):
+            if await self._claim(self.solo, 1, [], solo=True):
                 while not worker.idle() and not worker.stopping.is_set():
                     worker.freed.clear()
                     await worker.freed.wait()

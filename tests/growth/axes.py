@@ -173,7 +173,7 @@ async def _step_and_replay(stage: Stage, size: int) -> list[Line]:
 async def queues(lab: Lab) -> AsyncIterator[Line]:
     """Queues that one worker serves."""
     for size in (1, 4, 16, 64):
-        async with lab.stage(size) as stage:
+        async with lab.stage(size, lease=10.0) as stage:  # as it is served: sweeps look at leases every 2.5 s
             yield await _noops(stage, "queues", size, size, "run a no-op, in a crowd")
             yield await _alone(stage, size)
             yield await _at_rest(stage, "queues", size)

@@ -10,9 +10,10 @@
 -- flags  allow-oom
 -- uses   enqueue contents pinned
 local lanes, queues, taken, bytes, us = {}, {}, {}, 0, now_us()
-for i, stream in ipairs(streams) do
-  local kind, queue, tail = stream:sub(#prefix + 1):match('^(%a):([^:]+):(.+)$')
+local function lane_of(i) -- asked of those that matter alone: a worker may name hundreds
+  local kind, queue, tail = streams[i]:sub(#prefix + 1):match('^(%a):([^:]+):(.+)$')
   lanes[i], queues[i] = kind .. ':' .. tail, queue
+  return lanes[i]
 end
 
 local function answer(index, entry, id, fence, h, base)
@@ -27,7 +28,7 @@ local function take(index, entry, id)
   local head, journal = prefix .. 'i:' .. id, prefix .. 'j:' .. id
   local h = redis.call('HMGET', head,
     'status', 'at', 'attempt', 'fence', 'max', 'created', 'started', 'deadline', 'version')
-  if h[2] ~= lanes[index] .. '/' .. entry then return drop(streams[index], entry) end
+  if h[2] ~= (lanes[index] or lane_of(index)) .. '/' .. entry then return drop(streams[index], entry) end
   if h[1] ~= 'SUBMITTED' then return end
   local begins = h[9] == '' or not (h[4] or h[9])
   if gated ~= '' and begins then h[9] = current(versions, queues[index]) or version end
@@ -40,12 +41,9 @@ local function take(index, entry, id)
   local fresh = not h[3] -- nothing was ever written to its journal
   h[3] = tostring((tonumber(h[3] or nil) or 0) + 1)
   h[7] = h[7] or string.format('%.0f', math.floor(us / 1000))
-  local base = 0
-  if not fresh then
-    -- MessagePack by hand: two short texts behind the worker's ready-made beginning
-    base = redis.call('RPUSH', journal,
-      claimed .. string.char(160 + #h[3]) .. h[3] .. string.char(160 + #text) .. text)
-  end
+  -- MessagePack by hand: two short texts behind the worker's ready-made beginning
+  local base = fresh and 0 or redis.call('RPUSH', journal,
+    claimed .. string.char(160 + #h[3]) .. h[3] .. string.char(160 + #text) .. text)
   redis.call('HSET', head, 'status', 'IN_PROGRESS', 'fence', fence, 'attempt', h[3], 'base', base, 'started', h[7])
   if version ~= '' and begins then redis.call('HSET', head, 'version', version) end
   if limits[index] ~= '' and not h[5] then redis.call('HSET', head, 'max', limits[index]) end
@@ -71,7 +69,7 @@ for i = 1, #given, 3 do pcall(take, tonumber(given[i]), given[i + 1], given[i + 
 for i, stream in ipairs(streams) do
   local left = tonumber(count) - #taken
   if left <= 0 then break end
-  local foreign = gated ~= '' and lanes[i]:sub(1, 1) == 'q' and (current(versions, queues[i]) or version) ~= version
+  local foreign = gated ~= '' and lane_of(i):sub(1, 1) == 'q' and (current(versions, queues[i]) or version) ~= version
   local read = not foreign and redis.pcall('XREADGROUP', 'GROUP', 'rd', worker, 'COUNT', left, 'STREAMS', stream, '>')
   if read and not read.err then
     for _, e in ipairs(read[1][2]) do pcall(take, i, e[1], e[2][2]) end
