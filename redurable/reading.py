@@ -17,7 +17,7 @@ from redurable.codecs.base import Vault, shown
 from redurable.errors import CodecError
 from redurable.model import Entry, IntentInfo, Status
 from redurable.news import Progress
-from redurable.store import depths, inspection
+from redurable.store import depths, inspection, journals
 from redurable.store import limits as _limits
 from redurable.store.results import Results
 from redurable.store.store import Store
@@ -52,7 +52,7 @@ class Reading:
     async def history(self, intent: str, since: int = 0) -> builtins.list[tuple[int, Entry]]:
         """Return (seq, entry) of its journal after seq *since*; NotFound if there is no such intent."""
         connected = await self._open()
-        found = await inspection.history(connected.store, intent, since)
+        found = await journals.history(connected.store, intent, since)
         if connected.vault is not None:
             found = [(seq, await shown(connected.vault, entry)) for seq, entry in found]
         return found

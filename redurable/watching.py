@@ -20,7 +20,7 @@ from redurable.errors import NotFound
 from redurable.model import Entry, Status
 from redurable.news import Event, Place, check_since
 from redurable.reading import Connected, noted, opened
-from redurable.store import inspection, watching
+from redurable.store import journals, watching
 from redurable.store.results import RECHECK
 
 __all__ = ["Watching"]
@@ -107,7 +107,7 @@ async def _newer(connected: Connected, intent: str, place: Place) -> AsyncIterat
     while more:
         events = await watching.events(store, intent, place.events)
         more = len(events) >= watching.PAGE
-        for seq, what in _merged(await inspection.history(store, intent, place.entries), events):
+        for seq, what in _merged(await journals.history(store, intent, place.entries), events):
             if isinstance(what, Event):
                 place = place._replace(events=what.seq)
                 yield place, await _readable(vault, what)

@@ -21,7 +21,7 @@ from redurable.journal.left import gone_on, went_past
 from redurable.model import Continued, ErrorInfo, Reason, Status
 from redurable.runtime.cancellation import told
 from redurable.runtime.scope import Scope
-from redurable.store.inspection import readable
+from redurable.store.journals import readable
 from redurable.store.lease import Lease
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from redurable.errors import CodecError, Fenced, PayloadTooLarge
 from redurable.journal.cursor import Cursor
 from redurable.model import Entry, encode_entry
-from redurable.store.inspection import readable
+from redurable.store.journals import readable
 from redurable.store.lease import Lease
 from redurable.tasks import background
 

@@ -15,7 +15,7 @@ from redurable.errors import CodecError, Fenced
 from redurable.journal.cursor import Cursor
 from redurable.model import Entry, encode_entry
 from redurable.runtime.recorder import Owner, Recorder
-from redurable.store.inspection import readable
+from redurable.store.journals import readable
 from redurable.store.lease import Lease
 from redurable.tasks import background
 

@@ -15,26 +15,16 @@ from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.ids import partition_of
 from redurable.model import Reason, Status
 from redurable.portable import Parts, pack, token_of, unpack
+from redurable.store.journals import entries_of
 from redurable.store.keys import FRESH_LANES, check_queue, check_session, continuations, told_keys
 from redurable.store.scripts import load
 from redurable.store.store import Store
 
-__all__ = ["CHUNK", "delete", "export", "import_record", "journal_of", "parts_of", "place"]
+__all__ = ["delete", "export", "import_record", "parts_of", "place"]
 
-CHUNK = 500  # entries of one read
 _KEPT_AT_LEAST = 86_400_000  # ms that a finished intent stays after its import, however old it is
 _TRIES = 20
 _delete, _import = load("delete"), load("import")
-
-
-async def journal_of(store: Store, intent: str) -> list[bytes]:
-    """Return the journal of *intent*, read in chunks, as long as it was when the last one was read."""
-    key, found = store.keys_of(intent).journal(intent), list[bytes]()
-    while True:
-        part = await store.mux.command("LRANGE", key, len(found), len(found) + CHUNK - 1)
-        found += part
-        if len(part) < CHUNK:
-            return found
 
 
 async def _head(store: Store, intent: str) -> dict[str, bytes]:
@@ -66,7 +56,7 @@ async def parts_of(store: Store, intent: str) -> Parts:
         cursors = mux.command("HGETALL", keys.checkpoint(intent))
         arrivals = mux.command("HGETALL", keys.arrivals(intent))
         removal = mux.command("ZSCORE", keys.done if head["status"] == b"COMPLETED" else keys.failed, intent)
-        journal = await journal_of(store, intent)
+        journal = await entries_of(store, intent)
         flat, brought, score, data = await cursors, await arrivals, await removal, await body
         outcome = await long or short or b""
         after = await _head(store, intent)

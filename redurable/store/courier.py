@@ -17,6 +17,7 @@ from redurable.model import Arrived, Called, Continued, Outcome, Status, decode_
 from redurable.store import arrivals
 from redurable.store.arrivals import waited_for
 from redurable.store.inspection import outcome
+from redurable.store.journals import entries_of
 from redurable.store.scripts import load
 from redurable.store.store import Store
 
@@ -44,7 +45,7 @@ async def relay(store: Store, intent: str) -> None:
         assert ended is not None
         await tell(store, reply[1:].decode(), intent, ended)
     if owes:
-        journal = [decode_entry(raw) for raw in await mux.command("LRANGE", keys.journal(intent), 0, -1)]
+        journal = [decode_entry(raw) for raw in await entries_of(store, intent)]
         ended_ones = {e.key for e in journal if isinstance(e, Arrived)}
         children = {e.child for e in journal if isinstance(e, Called)} - ended_ones
         children |= {child for e in journal if isinstance(e, Continued) for child in e.left}

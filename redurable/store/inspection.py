@@ -8,30 +8,20 @@ during the call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 import msgspec
 
-from redurable.errors import CodecError, NotFound, StoreError
+from redurable.errors import NotFound, StoreError
 from redurable.model import (
-    Arrived,
-    AttemptFailed,
-    Called,
-    CancelRequested,
-    Compensating,
-    Entry,
     IntentInfo,
     Outcome,
     Priority,
     Reason,
-    Reopened,
     SessionEnvelope,
     Status,
-    StepDone,
-    StepFailedEntry,
-    StepTried,
-    decode_entry,
 )
+from redurable.store.journals import last_step
 from redurable.store.keys import GROUP
 from redurable.store.store import Store
 from redurable.store.watching import progress
@@ -40,12 +30,9 @@ __all__ = [
     "Page",
     "WorkerInfo",
     "decode_envelope",
-    "failures_of",
-    "history",
     "ids_of",
     "info",
     "intents",
-    "last_step",
     "outcome",
     "workers",
 ]
@@ -53,7 +40,6 @@ __all__ = [
 decode_envelope = msgspec.msgpack.Decoder(SessionEnvelope).decode
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _PAGE = 200
-_CONTINUED = b"\x1e"  # the tag of `Continued`
 _SORTED = 100_000  # ids that a listing puts in order at a time
 Page = list[IntentInfo]
 
@@ -79,85 +65,6 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 def reason_of(text: str | None) -> Reason | None:
     """Return the reason of that name; None for one that only a later release knows."""
     return Reason.__members__.get(text or "")
-
-
-def readable(raw: bytes) -> Entry:
-    """
-    Return the entry in *raw*.
-
-    Raises:
-        CodecError: JOURNAL_UNREADABLE; a later version wrote it, or something else did.
-    """
-    try:
-        entry: Entry = decode_entry(raw)
-    except msgspec.MsgspecError as error:
-        raise CodecError(
-            f"the journal holds an entry that this version cannot read: {error}", code="JOURNAL_UNREADABLE",
-            hint="a later version of redurable wrote it: upgrade this one",
-        ) from None  # fmt: skip
-    return entry
-
-
-def voided_of(entries: Iterable[bytes]) -> set[int]:
-    """Return the seqs that operators' retries voided."""
-    voided: set[int] = set()
-    for raw in entries:
-        entry = decode_entry(raw)
-        if isinstance(entry, Reopened):
-            voided.update(entry.voided)
-    return voided
-
-
-def failures_of(entries: Iterable[bytes]) -> list[int]:
-    """
-    Return the seqs (1 = first) of the live entries that made an intent fail: what a retry has to void.
-
-    A step's failure that the handler dealt with is not one of them: its scope, or one above, recorded more after it.
-    """
-    raw = list(entries)
-    gone = voided_of(raw)
-    live = [(seq, decode_entry(data)) for seq, data in enumerate(raw, 1) if seq not in gone]
-    begun = next((seq for seq, entry in live if isinstance(entry, Compensating)), len(raw) + 1)
-    voided: set[int] = set()
-    failed: set[tuple[str, str, int | str]] = set()
-    called = {entry.child: (seq, entry) for seq, entry in live if isinstance(entry, Called)}
-    last: dict[str, int] = {}  # the last entry of each scope, undo work aside
-    for seq, entry in live:
-        scope = getattr(entry, "scope", None)
-        undo = seq > begun and scope is not None and scope.startswith("compensate")
-        if isinstance(entry, AttemptFailed | CancelRequested | Compensating) or undo:
-            voided.add(seq)  # undo work that ran because of the failure is not the handler's history any more
-        elif scope is not None:
-            last[scope] = seq
-    for seq, entry in live:
-        if isinstance(entry, Arrived) and entry.status is not Status.COMPLETED:
-            call = called.get(entry.key)
-            above = last.values() if call is None else _above(call[1].scope, last)
-            if max(above, default=0) <= seq < begun:
-                voided |= {seq} if call is None else {seq, call[0]}  # and what failed is called anew
-        if isinstance(entry, StepFailedEntry) and max(_above(entry.scope, last), default=0) <= seq < begun:
-            voided.add(seq)
-            failed.add((entry.scope, entry.name, entry.n))
-    done = {(e.scope, e.name, e.n) for _, e in live if isinstance(e, StepDone | StepFailedEntry)} - failed
-    tried = {s for s, e in live if isinstance(e, StepTried) and (e.scope, e.name, e.n) not in done}
-    return sorted(voided | tried)
-
-
-def _above(scope: str, last: dict[str, int]) -> list[int]:
-    """Return where *scope*, and those that it is a branch of, recorded last."""
-    return [at for other, at in last.items() if other == "" or f"{scope}/".startswith(f"{other}/")]
-
-
-def last_step(entries: Iterable[bytes]) -> str | None:
-    """Return the name of the last step in *entries*."""
-    for raw in reversed(list(entries)):
-        try:
-            entry = decode_entry(raw)
-        except msgspec.MsgspecError:
-            continue  # a later version's
-        if isinstance(entry, StepDone | StepFailedEntry | StepTried):
-            return f"{entry.name}#{entry.n}"
-    return None
 
 
 async def outcome(store: Store, intent: str) -> Outcome | None:
@@ -269,38 +176,6 @@ def _info(
         forked=fields.get("forked"),
         error=_decode_outcome(result).error if result else None,
     )
-
-
-async def history(store: Store, intent: str, since: int = 0) -> list[tuple[int, Entry]]:
-    """
-    Return (seq, entry) of the journal after seq *since*; NotFound when the intent is not there.
-
-    Seqs go on through `continue_as_new`; of turns that are over nothing is left.
-    """
-    key, mux = store.keys_of(intent).journal(intent), store.mux
-    there = mux.command("EXISTS", store.keys_of(intent).head(intent))
-    before = 0
-    while True:
-        first = mux.command("LRANGE", key, 0, 0)
-        part = mux.command("LRANGE", key, max(0, since - before), -1)
-        begun = _entries_before(await mux.command("LRANGE", key, 0, 0))
-        if not await there:
-            raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
-        if begun == before == _entries_before(await first):
-            start = max(since, before) + 1
-            return [(seq, _absolute(readable(raw), before)) for seq, raw in enumerate(await part, start)]
-        before = begun  # a turn began: its entries are counted from another number
-
-
-def _entries_before(first: list[bytes]) -> int:
-    """Return how many entries earlier turns had, by the first of this one."""
-    return msgspec.msgpack.decode(first[0])[3] if first and first[0][1:2] == _CONTINUED else 0
-
-
-def _absolute(entry: Entry, before: int) -> Entry:
-    if before and isinstance(entry, Reopened):
-        return msgspec.structs.replace(entry, voided=[seq + before for seq in entry.voided])
-    return entry
 
 
 async def ids_of(store: Store, partition: int, queue: str | None, status: Status | None) -> AsyncIterator[list[str]]:

@@ -269,7 +269,7 @@ class Keeper:
         return None
 
     async def _last_step(self, intent: str) -> str:
-        from redurable.store.inspection import last_step
+        from redurable.store.journals import last_step
 
         entries = await self._mux.command("LRANGE", self.keys.journal(intent), -8, -1)
         step = last_step(entries)

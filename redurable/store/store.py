@@ -201,7 +201,7 @@ class Store:
             NotFound: There is no such intent.
             WrongState: It is open and not held, or COMPLETED.
         """
-        from redurable.store.inspection import failures_of
+        from redurable.store.journals import entries_of, failures_of
 
         keys = self.keys_of(intent)
         token = secrets.token_hex(6)
@@ -213,7 +213,7 @@ class Store:
             if status == b"WAITING" and reason == b"HELD" and await self.wake(intent) == "OK":
                 return
             more, words = await self.ending(keys, intent, queue.decode(), session)
-            entries = await self.mux.command("LRANGE", keys.journal(intent), 0, -1)
+            entries = await entries_of(self, intent)
             entry = encode_entry(Reopened(at=now_ms(), voided=failures_of(entries)))
             lane = continuations(version)
             word = await self.mux.call(

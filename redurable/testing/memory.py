@@ -25,7 +25,8 @@ from redurable.model import (
     encode_entry,
 )
 from redurable.store.arrivals import arrival
-from redurable.store.inspection import failures_of, unpack_outcome
+from redurable.store.inspection import unpack_outcome
+from redurable.store.journals import failures_of
 from redurable.store.store import failure_of
 from redurable.testing.clock import Clock
 from redurable.testing.lease import Kill, MemoryLease

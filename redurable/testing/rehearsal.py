@@ -28,7 +28,8 @@ from redurable.portable import Parts, unpack
 from redurable.runtime import scope
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.handlers import HandlerSpec, Resources
-from redurable.store.inspection import decode_envelope, readable
+from redurable.store.inspection import decode_envelope
+from redurable.store.journals import readable
 from redurable.store.keys import Keys
 from redurable.store.store import Store
 from redurable.testing.clock import Clock, VirtualLoop

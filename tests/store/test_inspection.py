@@ -22,7 +22,7 @@ from redurable.model import (
     decode_entry,
     encode_entry,
 )
-from redurable.store import depths, inspection
+from redurable.store import depths, inspection, journals
 from redurable.store.inspection import WorkerInfo
 from redurable.store.server import PrivateServer
 from redurable.store.store import pack_outcome
@@ -75,7 +75,7 @@ class TestInfo:
         assert (found.start, found.priority) == (NOW_MS + 900, Priority.LOW)
 
     async def test_what_is_not_there_is_not_found(self, world: World) -> None:
-        for question in (inspection.info, inspection.outcome, inspection.history):
+        for question in (inspection.info, inspection.outcome, journals.history):
             with pytest.raises(NotFound):
                 await question(world.store, world.id)
             with pytest.raises(NotFound):
@@ -83,8 +83,8 @@ class TestInfo:
 
     def test_the_last_step_is_told_even_if_it_was_only_tried(self) -> None:
         tried = StepTried("", "load", 2, NOW_MS, error=ErrorInfo("E", "no"), tries=1, due=NOW_MS)
-        assert inspection.last_step([STEP, encode_entry(tried), FAILURE]) == "load#2"
-        assert inspection.last_step([FAILURE]) is None
+        assert journals.last_step([STEP, encode_entry(tried), FAILURE]) == "load#2"
+        assert journals.last_step([FAILURE]) is None
 
 
 class TestOutcome:
@@ -113,11 +113,11 @@ class TestHistory:
     async def test_it_gives_entries_with_their_seqs(self, world: World) -> None:
         await world.bring("IN_PROGRESS", steps=2)
         await world.call("record", entries=[FAILURE])
-        found = await inspection.history(world.store, world.id)
+        found = await journals.history(world.store, world.id)
         assert [seq for seq, _ in found] == [1, 2, 3]
         assert [type(entry) for _, entry in found] == [StepDone, StepDone, AttemptFailed]
-        assert [seq for seq, _ in await inspection.history(world.store, world.id, since=2)] == [3]
-        assert await inspection.history(world.store, world.id, since=3) == []
+        assert [seq for seq, _ in await journals.history(world.store, world.id, since=2)] == [3]
+        assert await journals.history(world.store, world.id, since=3) == []
         assert found[0][1].value == decode_entry(STEP).value  # type: ignore[union-attr]  # both are StepDone
 
 

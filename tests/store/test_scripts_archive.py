@@ -12,7 +12,7 @@ import pytest
 from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.ids import new_id
 from redurable.model import Outcome, Status, StepDone, encode_entry
-from redurable.store import archive
+from redurable.store import archive, journals
 from tests.store.conftest import answers
 from tests.store.world import DAY, FINAL, IMPORTED, NOW_MS, QUEUE, STATES, STEP, World, result_of
 from tests.support.invariants import check, check_all
@@ -87,7 +87,7 @@ class TestImport:
         kept = [word for n in range(1200) for word in (f"s#{n}", b"v")]
         await world.call("import", entries=entries, kept=kept)
         assert await world.journal() == entries
-        assert await archive.journal_of(world.store, world.id) == entries
+        assert await journals.entries_of(world.store, world.id) == entries
         assert await world.mux.command("HLEN", world.keys.checkpoint(world.id)) == 1200
 
 

@@ -19,7 +19,7 @@ from redurable.model import (
     decode_entry,
     encode_entry,
 )
-from redurable.store.inspection import failures_of
+from redurable.store.journals import failures_of
 from redurable.store.server import PrivateServer
 from tests.store.conftest import answers, plain
 from tests.store.world import BODY, FAILURE, FINAL, NOW_MS, OPEN, QUEUE, STATES, STEP, World, result_of

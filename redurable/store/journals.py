@@ -1,0 +1,155 @@
+"""
+Journals as they are stored: read in parts, and what their entries tell of an intent.
+
+However long a journal is, the server is asked for `CHUNK` entries at a time, so that others are served in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from redurable.errors import CodecError, NotFound
+from redurable.model import (
+    Arrived,
+    AttemptFailed,
+    Called,
+    CancelRequested,
+    Compensating,
+    Entry,
+    Reopened,
+    Status,
+    StepDone,
+    StepFailedEntry,
+    StepTried,
+    decode_entry,
+)
+from redurable.store.store import Store
+
+__all__ = ["CHUNK", "entries_of", "failures_of", "history", "last_step", "readable"]
+
+CHUNK = 500  # entries of one read
+_CONTINUED = b"\x1e"  # the tag of `Continued`
+
+
+async def entries_of(store: Store, intent: str, start: int = 0) -> list[bytes]:
+    """Return the journal of *intent* from index *start* (0 = first) on, as long as it was at the last read."""
+    key, found = store.keys_of(intent).journal(intent), list[bytes]()
+    while True:
+        at = start + len(found)
+        part = await store.mux.command("LRANGE", key, at, at + CHUNK - 1)
+        found += part
+        if len(part) < CHUNK:
+            return found
+
+
+def readable(raw: bytes) -> Entry:
+    """
+    Return the entry in *raw*.
+
+    Raises:
+        CodecError: JOURNAL_UNREADABLE; a later version wrote it, or something else did.
+    """
+    try:
+        entry: Entry = decode_entry(raw)
+    except msgspec.MsgspecError as error:
+        raise CodecError(
+            f"the journal holds an entry that this version cannot read: {error}", code="JOURNAL_UNREADABLE",
+            hint="a later version of redurable wrote it: upgrade this one",
+        ) from None  # fmt: skip
+    return entry
+
+
+async def history(store: Store, intent: str, since: int = 0) -> list[tuple[int, Entry]]:
+    """
+    Return (seq, entry) of the journal after seq *since*; NotFound when the intent is not there.
+
+    Seqs go on through `continue_as_new`; of turns that are over nothing is left.
+    """
+    key, mux = store.keys_of(intent).journal(intent), store.mux
+    there = mux.command("EXISTS", store.keys_of(intent).head(intent))
+    before = 0
+    while True:
+        first = mux.command("LRANGE", key, 0, 0)
+        found = await entries_of(store, intent, max(0, since - before))
+        begun = _entries_before(await mux.command("LRANGE", key, 0, 0))
+        if not await there:
+            raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
+        if begun == before == _entries_before(await first):
+            start = max(since, before) + 1
+            return [(seq, _absolute(readable(raw), before)) for seq, raw in enumerate(found, start)]
+        before = begun  # a turn began: its entries are counted from another number
+
+
+def _entries_before(first: list[bytes]) -> int:
+    """Return how many entries earlier turns had, by the first of this one."""
+    return msgspec.msgpack.decode(first[0])[3] if first and first[0][1:2] == _CONTINUED else 0
+
+
+def _absolute(entry: Entry, before: int) -> Entry:
+    if before and isinstance(entry, Reopened):
+        return msgspec.structs.replace(entry, voided=[seq + before for seq in entry.voided])
+    return entry
+
+
+def voided_of(entries: Iterable[bytes]) -> set[int]:
+    """Return the seqs that operators' retries voided."""
+    voided: set[int] = set()
+    for raw in entries:
+        entry = decode_entry(raw)
+        if isinstance(entry, Reopened):
+            voided.update(entry.voided)
+    return voided
+
+
+def failures_of(entries: Iterable[bytes]) -> list[int]:
+    """
+    Return the seqs (1 = first) of the live entries that made an intent fail: what a retry has to void.
+
+    A step's failure that the handler dealt with is not one of them: its scope, or one above, recorded more after it.
+    """
+    raw = list(entries)
+    gone = voided_of(raw)
+    live = [(seq, decode_entry(data)) for seq, data in enumerate(raw, 1) if seq not in gone]
+    begun = next((seq for seq, entry in live if isinstance(entry, Compensating)), len(raw) + 1)
+    voided: set[int] = set()
+    failed: set[tuple[str, str, int | str]] = set()
+    called = {entry.child: (seq, entry) for seq, entry in live if isinstance(entry, Called)}
+    last: dict[str, int] = {}  # the last entry of each scope, undo work aside
+    for seq, entry in live:
+        scope = getattr(entry, "scope", None)
+        undo = seq > begun and scope is not None and scope.startswith("compensate")
+        if isinstance(entry, AttemptFailed | CancelRequested | Compensating) or undo:
+            voided.add(seq)  # undo work that ran because of the failure is not the handler's history any more
+        elif scope is not None:
+            last[scope] = seq
+    for seq, entry in live:
+        if isinstance(entry, Arrived) and entry.status is not Status.COMPLETED:
+            call = called.get(entry.key)
+            above = last.values() if call is None else _above(call[1].scope, last)
+            if max(above, default=0) <= seq < begun:
+                voided |= {seq} if call is None else {seq, call[0]}  # and what failed is called anew
+        if isinstance(entry, StepFailedEntry) and max(_above(entry.scope, last), default=0) <= seq < begun:
+            voided.add(seq)
+            failed.add((entry.scope, entry.name, entry.n))
+    done = {(e.scope, e.name, e.n) for _, e in live if isinstance(e, StepDone | StepFailedEntry)} - failed
+    tried = {s for s, e in live if isinstance(e, StepTried) and (e.scope, e.name, e.n) not in done}
+    return sorted(voided | tried)
+
+
+def _above(scope: str, last: dict[str, int]) -> list[int]:
+    """Return where *scope*, and those that it is a branch of, recorded last."""
+    return [at for other, at in last.items() if other == "" or f"{scope}/".startswith(f"{other}/")]
+
+
+def last_step(entries: Iterable[bytes]) -> str | None:
+    """Return the name of the last step in *entries*."""
+    for raw in reversed(list(entries)):
+        try:
+            entry = decode_entry(raw)
+        except msgspec.MsgspecError:
+            continue  # a later version's
+        if isinstance(entry, StepDone | StepFailedEntry | StepTried):
+            return f"{entry.name}#{entry.n}"
+    return None
