@@ -120,6 +120,18 @@ class TestHistory:
         assert await journals.history(world.store, world.id, since=3) == []
         assert found[0][1].value == decode_entry(STEP).value  # type: ignore[union-attr]  # both are StepDone
 
+    @pytest.mark.parametrize("count", [journals.CHUNK - 1, journals.CHUNK, 3 * journals.CHUNK + 1])
+    async def test_a_long_one_is_read_in_parts(self, world: World, count: int) -> None:
+        await world.bring("IN_PROGRESS")
+        rows = [encode_entry(msgspec.structs.replace(decode_entry(STEP), n=n)) for n in range(count)]
+        for start in range(0, count, 200):
+            await world.mux.command("RPUSH", world.keys.journal(world.id), *rows[start : start + 200])
+        assert await journals.entries_of(world.store, world.id) == rows
+        assert await journals.entries_of(world.store, world.id, count - 1) == rows[-1:]
+        assert await journals.entries_of(world.store, world.id, count) == []
+        found = await journals.history(world.store, world.id, since=1)
+        assert [seq for seq, _ in found] == list(range(2, count + 1))
+
 
 class TestListing:
     async def test_each_state_lists_its_own(self, world: World) -> None:
