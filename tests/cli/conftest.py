@@ -73,7 +73,7 @@ def shell(redis_url: str) -> Cli:
     def give(*words: str, stdin: str = "", **environment: str) -> Said:
         done = subprocess.run(
             [sys.executable, "-m", "redurable", *words], env=_environment(redis_url) | environment,
-            input=stdin, capture_output=True, text=True, timeout=30, check=False,
+            input=stdin, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         return Said(done.returncode, done.stdout, done.stderr)
 
@@ -114,7 +114,7 @@ class Running:
         """Drain it and return its exit code."""
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_send_prints_the_id_and_nothing_else_on_stdout(cli: Cli, worker: Running
 
 
 def test_send_waits_and_prints_the_result(cli: Cli, worker: Running) -> None:
-    said = cli("send", "sum", "[1, 2]", "--wait", "--timeout", "20")
+    said = cli("send", "sum", "[1, 2]", "--wait", "--timeout", "60")
     assert (said.code, said.out) == (0, "6\n")
     said = cli("send", "sum", "[3]", "--wait", "--timeout", "20", "--json")
     assert said.json == {"id": said.json["id"], "status": "COMPLETED", "result": 6}
@@ -78,7 +78,7 @@ def test_send_remarks_on_a_queue_that_nobody_serves(cli: Cli, worker: Running) -
 
 
 def test_send_to_a_function_checks_the_payload_first(cli: Cli, worker: Running) -> None:
-    assert cli("send", "tests.cli.app:add", "[4]", "--wait", "--timeout", "20").out == "8\n"
+    assert cli("send", "tests.cli.app:add", "[4]", "--wait", "--timeout", "60").out == "8\n"
 
 
 # --- intents ----------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_ctrl_c_ends_a_watch_with_130(cli: Cli, redis_url: str, worker: Running)
     assert process.stdout is not None
     assert "double#1" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert cli("intents", "cancel", intent).out == f"{intent}  REQUESTED\n"
@@ -499,7 +499,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(cli: Cli) -> None:
 
 def test_secrets_are_in_no_line(cli: Cli, worker: Running, start_worker: Callable[..., Running]) -> None:
     secret = "s3cr3t-payload"
-    said: list[Said] = [cli("send", "nap", json.dumps(secret), "--wait", "--timeout", "20")]
+    said: list[Said] = [cli("send", "nap", json.dumps(secret), "--wait", "--timeout", "60")]
     intent = done(cli, "nap", "0.01")
     said += [cli("intents", "history", intent), cli("intents", "list"), cli("intents", "list", "--json")]
     said += [cli("intents", verb, intent, "--json") for verb in ("history", "watch")]

@@ -9,7 +9,7 @@ from tests.cli.test_sessions import refused, until
 
 
 def test_such_sends_become_one_that_says_when_it_starts(cli: Cli, worker: Running) -> None:
-    words = ("--debounce", "2", "--debounce-key", "17", "--json")
+    words = ("--debounce", "4", "--debounce-key", "17", "--json")
     first = cli("send", "sum", "[1]", *words).json["id"]
     assert cli("send", "sum", "[2]", *words).json["id"] == first
     info = cli("intents", "get", first, "--json").json

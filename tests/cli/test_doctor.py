@@ -301,7 +301,7 @@ def test_no_work_has_a_lifetime_so_volatile_policies_take_none(
 ) -> None:
     for queue in ("sum", "nap", "fragile"):
         payload = {"sum": "[1, 2]", "nap": "0.01", "fragile": '"/no/such"'}[queue]
-        cli("send", queue, payload, "--wait", "--timeout", "20")
+        cli("send", queue, payload, "--wait", "--timeout", "60")
     cli("send", "later", "1", "--delay", "500")
     with client(server) as link:
         kinds = re.compile(r"cli:(?:meta|\{0\}:(?:qs|w|t|[qcipjo]:.*|x:\w+))$")

@@ -200,7 +200,7 @@ def test_a_payload_that_cannot_be_stored(cli: Cli) -> None:
 def test_a_payload_that_does_not_fit_the_handler(cli: Cli, alone: Cli, start_worker: Callable[..., Running]) -> None:
     refused(cli("send", "tests.cli.app:add", '{"a": 1}'), "TYPE_MISMATCH", "tests.cli.app.add", "list")
     start_worker("tests.cli.app:add", "--queue", "sums").wait_for("worker.started")
-    said = cli("send", "sums", '{"a": 1}', "--wait", "--timeout", "20")
+    said = cli("send", "sums", '{"a": 1}', "--wait", "--timeout", "60")
     refused(said, "TYPE_MISMATCH", "list", exit_code=1)
 
 

@@ -81,7 +81,7 @@ def test_what_comes_at_the_rate_of_the_work_is_debug(cli: Cli, start_worker: Cal
         "tests.cli.app:plain", "-q", "loud", REDURABLE_LOG_LEVEL="debug"
     )  # fmt: skip
     for queue in ("quiet", "loud"):
-        assert cli("send", queue, "1", "--wait", "--timeout", "20").out == "1\n"
+        assert cli("send", queue, "1", "--wait", "--timeout", "60").out == "1\n"
     assert loud.wait_for("attempt.ended")["ended"] == "COMPLETED"
     assert quiet.lines("attempt.ended") == []
 

@@ -51,7 +51,7 @@ def test_a_watch_that_is_interrupted_says_how_to_go_on(cli: Cli, redis_url: str,
     while last["kind"] != "progress":
         last = json.loads(process.stdout.readline())
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"to go on: redurable intents watch {intent} --since {last['place']}" in err.replace("\n", " ")
     assert cli("intents", "resolve", intent, "go on", '"yes"').code == 0

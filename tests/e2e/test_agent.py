@@ -109,7 +109,7 @@ class Nest(Bed):
         return str(self.client.send(queue, QUESTION))
 
     def ended(self, intent: str) -> Any:
-        return self.client.wait_for(intent, 30.0)
+        return self.client.wait_for(intent, 60.0)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ class Terminal:
     def give(self, *words: str) -> str:
         """Run a command and return its stdout."""
         process = self.begin(*words)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         return out
 
@@ -83,7 +83,7 @@ def test_a_stopped_workers_intent_carries_on_where_it_was(terminal: Terminal, en
         assert time.monotonic() < until
         time.sleep(0.01)
     first.send_signal(end)
-    first.communicate(timeout=20)
+    first.communicate(timeout=60)
     if end == signal.SIGINT:
         assert first.returncode == 0
         assert terminal.intent(intent)["status"] == "SUBMITTED"
@@ -91,7 +91,7 @@ def test_a_stopped_workers_intent_carries_on_where_it_was(terminal: Terminal, en
     second = terminal.begin("worker", "myapp:handler")
     terminal.give("intents", "watch", intent)
     second.send_signal(signal.SIGTERM)
-    second.communicate(timeout=20)
+    second.communicate(timeout=60)
 
     info = terminal.intent(intent)
     assert (info["status"], info["attempt"]) == ("COMPLETED", 2)

@@ -92,7 +92,7 @@ class Served:
         """Drain it and return its exit code."""
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def serve(tmp_path: Path, redis_url: str, namespace: str) -> Iterator[Callable[.
             worker.process.terminate()
     for worker in running:
         try:
-            worker.process.wait(20)
+            worker.process.wait(60)
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()

@@ -167,7 +167,7 @@ class Bed:
         return next(call for call in self.ledger.calls(intent) if call.name == name)
 
 
-def until(look: Callable[[], T], within: float = 30.0) -> T:
+def until(look: Callable[[], T], within: float = 60.0) -> T:
     """Return what *look* gives once it is true; AssertionError when it is not in time."""
     end = time.monotonic() + within
     while not (found := look()):
