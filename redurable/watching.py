@@ -114,9 +114,9 @@ async def _newer(connected: Connected, intent: str, place: Place) -> AsyncIterat
             else:
                 place = place._replace(entries=seq)
                 yield place, await shown(vault, what)
-    progress = await watching.progress(store, intent)
+    progress, at = await watching.progress_at(store, intent)
     if progress is not None and place.seen(progress) != place:
-        yield place.seen(progress), Event(kind="progress", at=now_ms(), value=await noted(vault, progress))
+        yield place.seen(progress), Event(kind="progress", at=at or now_ms(), value=await noted(vault, progress))
 
 
 async def _events(connected: Connected, intent: str, since: int) -> AsyncIterator[Event]:

@@ -32,7 +32,7 @@ from redurable import (
 from redurable.codecs import AesGcm
 from redurable.codecs.base import Vault
 from redurable.config import parse_url
-from redurable.model import Entry, Status, StepDone
+from redurable.model import Entry, IntentInfo, Status, StepDone
 from redurable.news import Place
 from redurable.runtime import telling
 from redurable.runtime.handlers import spec_of
@@ -116,6 +116,33 @@ async def test_entries_and_events_come_once_and_any_place_goes_on_right_behind_i
         assert events(rest) == events(found[at + 1 :]), place
     assert await observed(w.client, intent, found[-1][0]) == []
     assert [Place.of(place).entries for place, w in found if isinstance(w, StepDone)] == [1]
+
+
+async def test_progress_bears_the_time_at_which_it_was_told_not_that_of_looking(w: World) -> None:
+    @handler(queue="part")
+    async def part(n: int) -> None:
+        progress(n, 4)
+
+    async def alone(n: int) -> None:
+        progress(1, 1)
+
+    async def above(n: int) -> None:
+        await call("part", n)
+
+    async def told_at(function: Any) -> tuple[int, IntentInfo]:
+        worker = await w.serve(function)
+        intent = await w.send(2)
+        await w.result(intent)
+        await w.stop(worker)
+        await asyncio.sleep(0.1)
+        (at,) = [e.at for _, e in await observed(w.client, intent) if isinstance(e, Event) and e.kind == "progress"]
+        return at, await w.get(intent)
+
+    await w.serve_specs(spec_of(part))
+    for function in (alone, above):
+        at, info = await told_at(function)
+        assert info.finished is not None
+        assert info.created <= at <= info.finished
 
 
 async def test_what_a_handler_told_is_told_once_however_often_it_is_replayed(w: World) -> None:

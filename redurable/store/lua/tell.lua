@@ -9,12 +9,12 @@
 local h = redis.call('HMGET', head, 'status', 'fence', 'watch')
 local no = refused(h[1], h[2], fence)
 if no then return no end
-local m = redis.call('HMGET', marks, 'seq', 'by', 'turn', 'p')
+local m = redis.call('HMGET', marks, 'seq', 'by', 'turn', 'p', 'at')
 local seq, by = tonumber(m[1] or 0), fence .. '/' .. number
 if m[2] == by then return seq end
 if m[3] and m[3] ~= turn then
   redis.call('DEL', marks)
-  if m[4] then redis.call('HSET', marks, 'p', m[4]) end
+  if m[4] then redis.call('HSET', marks, 'p', m[4], 'at', m[5] or 0) end
 end
 seq = seq + tonumber(skip)
 for _, event in ipairs(told) do
@@ -23,6 +23,6 @@ for _, event in ipairs(told) do
 end
 if #told > 0 then redis.call('EXPIRE', events, life) end
 redis.call('HSET', marks, 'seq', string.format('%.0f', seq), 'by', by, 'turn', turn, unpack(places))
-if progress ~= '' then redis.call('HSET', marks, 'p', progress) end
+if progress ~= '' then redis.call('HSET', marks, 'p', progress, 'at', at_ms()) end
 if h[3] then redis.call('PUBLISH', h[3], id .. '+') end
 return seq
