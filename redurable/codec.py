@@ -17,14 +17,35 @@ import msgspec
 
 from redurable.errors import CodecError, PayloadTooLarge, SerialisationError
 
-__all__ = ["DEFAULT_LIMIT", "NIL", "SEALED", "Sealed", "Typed", "digest", "encode", "plain", "sealed_part", "typed"]
+__all__ = [
+    "DEFAULT_LIMIT",
+    "NIL",
+    "SEALED",
+    "Sealed",
+    "Typed",
+    "digest",
+    "encode",
+    "plain",
+    "reason_of",
+    "sealed_part",
+    "typed",
+]
 
 DEFAULT_LIMIT = 1 << 20
 NIL = b"\xc0"
 SEALED = 82  # the MessagePack extension that payload codecs write, see `redurable.codecs`
 # first byte of a MessagePack extension -> where its code stands
 _EXTENSIONS = {0xC7: 2, 0xC8: 3, 0xC9: 5, 0xD4: 1, 0xD5: 1, 0xD6: 1, 0xD7: 1, 0xD8: 1}
-_QUOTED = re.compile(r"(Invalid (?:enum )?value) .*(?= - at |$)", re.DOTALL)  # msgspec quotes the value only there
+_QUOTED = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)  # msgspec quotes the value only there
+# and says where in backquotes: $ is the value itself
+_PLACE = re.compile(r"(?P<what>.*) - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`", re.DOTALL)
+_QUOTE = re.compile(r"`([^`']*)`")
+_WORDS = (
+    (re.compile(r"Expected (.*)", re.DOTALL), r"expected \1"),
+    (re.compile(r"Object missing required field (.*)"), r"the field \1 is missing"),
+    (re.compile(r"Object contains unknown field (.*)"), r"the field \1 is not known"),
+    (re.compile(r"Invalid enum value"), "none of the values allowed"),
+)
 _PLAIN: frozenset[type] = frozenset({str, bytes, int, float, bool, type(None)})
 
 
@@ -135,6 +156,24 @@ def plain(data: bytes) -> Any:
     return msgspec.to_builtins(msgspec.msgpack.decode(data), str_keys=True)
 
 
+def reason_of(error: Exception) -> str:
+    """
+    Say why a value did not fit, where first: "items[2].price: expected int, got str". The value itself is not told.
+
+    What a validator of the user's raised is told as it is.
+    """
+    text = str(error)
+    found = _PLACE.fullmatch(text)
+    what, place = (text, "") if found is None else (found["what"], found["path"].removeprefix("."))
+    what = _QUOTED.sub(r"\1", what)
+    if found is not None and found["key"]:
+        place = f"a key of {place}" if place else "a key"
+    for pattern, ours in _WORDS:
+        if pattern.fullmatch(what):
+            what = _QUOTE.sub(r"\1", pattern.sub(ours, what))
+    return f"{place}: {what}" if place else what
+
+
 def digest(value: Any) -> str:
     """
     Return 16 hex digits that equal values share, whatever the order of their keys.
@@ -196,9 +235,8 @@ class Typed:
             if sealed_part(data) is not None:
                 raise _unopened(data) from None
             # msgspec's errors, and whatever a model's validator raises
-            reason = _QUOTED.sub(r"\1", str(error))
             raise SerialisationError(
-                f"{what} does not fit {_name(self.annotation)}: {reason}", code="TYPE_MISMATCH"
+                f"{what} does not fit {_name(self.annotation)}: {reason_of(error)}", code="TYPE_MISMATCH"
             ) from error
 
     def settle(self, value: Any, what: str, limit: int = DEFAULT_LIMIT) -> tuple[bytes, Any]:

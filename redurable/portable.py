@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from redurable.codec import reason_of
 from redurable.config import check_version
 from redurable.errors import ConfigurationError
 from redurable.ids import partition_of
@@ -232,7 +233,7 @@ def _bytes_of(held: dict[str, Any], where: str, kind: type | None) -> bytes:
         raw = encode_entry(struct)
         msgspec.msgpack.decode(raw, type=kind)
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
-        raise _refused(f"{where} is no {kind.__name__}: {error}") from None
+        raise _refused(f"{where} is no {kind.__name__}: {reason_of(error)}") from None
     return raw
 
 

@@ -12,7 +12,7 @@ import msgspec
 from redurable.answers import check_outside
 from redurable.codecs.base import Vault
 from redurable.config import max_payload
-from redurable.errors import NotFound
+from redurable.errors import CodecError, NotFound
 from redurable.model import Status
 from redurable.runtime.scheduling import ScheduleOptions, plan_of
 from redurable.store import inspection, schedules
@@ -30,21 +30,22 @@ class ScheduleInfo(msgspec.Struct, frozen=True, kw_only=True):
     `next` is when it fires next (None: never, or it is paused), `upcoming` the ticks from then on; `last` is the intent
     of its last firing, with its `status` (None when it is not kept any more), for `tick`, at `at`. `fired`, `skipped`
     (by its overlap rule) and `missed` (by its catch-up rule) are counts. `declared` names the handler that declares it.
+    `unreadable` says why nothing but the name is known: a later version wrote it, say.
     """
 
     name: str
-    cron: str | None
-    every: float | None
-    tz: str
-    jitter: float
-    queue: str
-    type: str
-    overlap: str
-    catch_up: str
-    window: float
-    paused: bool
-    made: int
-    next: int | None
+    cron: str | None = None
+    every: float | None = None
+    tz: str = ""
+    jitter: float = 0.0
+    queue: str = ""
+    type: str = ""
+    overlap: str = ""
+    catch_up: str = ""
+    window: float = 0.0
+    paused: bool = False
+    made: int = 0
+    next: int | None = None
     upcoming: tuple[int, ...] = ()
     last: str | None = None
     status: Status | None = None
@@ -54,6 +55,7 @@ class ScheduleInfo(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     missed: int = 0
     declared: str = ""
+    unreadable: str | None = None
 
 
 class Schedules:
@@ -88,10 +90,18 @@ class Schedules:
         return await self.get(name)
 
     async def list(self) -> builtins.list[ScheduleInfo]:
-        """Return all schedules, sorted by name."""
+        """Return all schedules, sorted by name; of one that cannot be read only that, and why (`unreadable`)."""
         store = await self._store()
-        found = [await schedules.read(store, name) for name in await schedules.names(store)]
-        return [await _info(store, stored) for stored in found if stored is not None]
+        found: builtins.list[ScheduleInfo] = []
+        for name in await schedules.names(store):
+            try:
+                stored = await schedules.read(store, name)
+            except CodecError as error:
+                found.append(ScheduleInfo(name=name, unreadable=f"{error.message} [{error.code}]: {error.hint}"))
+                continue
+            if stored is not None:
+                found.append(await _info(store, stored))
+        return found
 
     async def get(self, name: str, upcoming: int = 5) -> ScheduleInfo:
         """Return the schedule *name*, with *upcoming* ticks; NotFound (SCHEDULE_NOT_FOUND) if there is none."""

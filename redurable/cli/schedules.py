@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from redurable.cli.common import AsJson, Namespace, Url, client_of, seconds_of
-from redurable.cli.output import age, duration, fields, iso, moment, print_json, print_line, run, table
+from redurable.cli.output import age, duration, fields, iso, moment, note, print_json, print_line, run, table
 from redurable.cli.send import json_of, labels_of, target_of
 from redurable.model import Priority
 
@@ -43,7 +43,7 @@ def as_fields(info: Any) -> dict[str, Any]:
         "catch_up": info.catch_up,
         "window": info.window,
         "paused": info.paused,
-        "made": iso(info.made),
+        "made": iso(info.made or None),
         "next": iso(info.next),
         "last": info.last,
         "status": info.status and info.status.value,
@@ -53,15 +53,18 @@ def as_fields(info: Any) -> dict[str, Any]:
         "skipped": info.skipped,
         "missed": info.missed,
         "declared": info.declared or None,
+        "unreadable": info.unreadable,
     }
 
 
 def _rhythm(info: Any) -> str:
+    if info.unreadable:
+        return "unreadable"
     return f"every {duration(info.every)}" if info.every else f"{info.cron} ({info.tz})"
 
 
 def _next(info: Any) -> str:
-    return "paused" if info.paused else age(info.next) or "never"
+    return "?" if info.unreadable else "paused" if info.paused else age(info.next) or "never"
 
 
 @app.command("list")
@@ -75,7 +78,8 @@ def list_(url: Url = None, namespace: Namespace = None, as_json: AsJson = False)
 
     JSON: an array of objects: name, cron, every, tz, jitter, queue, type, overlap, catch_up, window (s), paused, made,
     next (null: never, or paused), last (the intent of the last firing), status (its), tick (what it was for), at (when
-    it was fired), fired, skipped, missed, declared (the handler in whose code it stands).
+    it was fired), fired, skipped, missed, declared (the handler in whose code it stands), unreadable (why nothing but
+    its name is known: a later version of redurable wrote it, say).
     """
 
     async def work() -> Any:
@@ -91,6 +95,8 @@ def list_(url: Url = None, namespace: Namespace = None, as_json: AsJson = False)
          s.skipped)
         for s in found
     ]  # fmt: skip
+    for unreadable in (s.unreadable for s in found if s.unreadable):
+        note(unreadable)
     table(("name", "when", "queue", "next", "last", "status", "fired", "missed", "skipped"), rows, "no schedules",
           ("skipped", "fired", "queue", "last", "missed", "when"))  # fmt: skip
 

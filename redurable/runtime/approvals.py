@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from redurable.clock import Seconds, seconds, to_datetime
-from redurable.codec import NIL
+from redurable.codec import NIL, reason_of
 from redurable.errors import ConfigurationError, SerialisationError
 from redurable.events import emit
 from redurable.forms import Ask
@@ -128,7 +128,7 @@ class Approval(Promise[Decision[T]]):
         try:
             answer = msgspec.msgpack.decode(entry.value, type=_Answer)
         except msgspec.MsgspecError as error:
-            raise SerialisationError(f"{what} is none: {error}", code="TYPE_MISMATCH") from error
+            raise SerialisationError(f"{what} is none: {reason_of(error)}", code="TYPE_MISMATCH") from error
         if answer.outcome not in self._said.outcomes:
             raise SerialisationError(f"{what} is not one of {', '.join(self._said.outcomes)}", code="TYPE_MISMATCH")
         return Decision(answer.outcome, self._typed.decode(answer.value, what), entry.by, to_datetime(entry.at))

@@ -22,7 +22,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 import msgspec
 
 from redurable.clock import Seconds, seconds
-from redurable.codec import Typed, typed
+from redurable.codec import Typed, reason_of, typed
 from redurable.errors import ConfigurationError, SerialisationError
 from redurable.model import Status
 from redurable.retry import Retry
@@ -139,7 +139,9 @@ class HandlerSpec:
         try:
             fields = msgspec.msgpack.decode(payload, type=dict[str, msgspec.Raw] | None) or {}
         except msgspec.DecodeError as error:
-            raise SerialisationError(f"{what} is not an object of fields: {error}", code="TYPE_MISMATCH") from error
+            raise SerialisationError(
+                f"{what} is not an object of fields: {reason_of(error)}", code="TYPE_MISMATCH"
+            ) from error
         parameters = inspect.signature(inspect.unwrap(self.function)).parameters
         missing = [n for n in self._arguments if n not in fields and parameters[n].default is inspect.Parameter.empty]
         extra = [n for n in fields if n not in self._arguments]

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from redurable.codec import reason_of
 from redurable.errors import CodecError, ConfigurationError, NotFound, WrongState
 from redurable.events import emit
 from redurable.ids import derived_id, new_id
@@ -120,7 +121,7 @@ def _stored(name: str, flat: list[bytes]) -> Stored:
         plan = _decode_plan(found[b"what"])
     except msgspec.MsgspecError as error:
         raise CodecError(
-            f"the schedule {name!r} cannot be read: {error}", code="SCHEDULE_UNREADABLE",
+            f"the schedule {name!r} cannot be read: {reason_of(error)}", code="SCHEDULE_UNREADABLE",
             hint="a later version of redurable wrote it: upgrade this one",
         ) from None  # fmt: skip
 

@@ -3,8 +3,8 @@ What is stored for those who watch an intent: its events (stream `e`) and how fa
 
 Each entry of the stream is one event under its number (`<seq>-0`), so a reader goes on behind any of them, and sees
 from the numbers what was dropped. Fields of the hash: `seq` the last number, `p` the progress that the intent told,
-`at` when, `c` the ids of children that told theirs, `by` the last call of its owner, `turn`, and `<kind>:<part>` how far
-each part has come. An intent that tells nothing has neither key.
+`at` when, `c` the ids of children that told theirs, `by` the last call of its owner, `turn`, and `<kind>:<part>` how
+far each part has come. An intent that tells nothing has neither key.
 """
 
 from __future__ import annotations

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from redurable import sync
+from redurable.store.keys import Keys
 from tests.cli.conftest import NAMESPACE, Cli, Running
 from tests.cli.test_sessions import refused, until
 
 LISTED = {
     "name", "cron", "every", "tz", "jitter", "queue", "type", "overlap", "catch_up", "window", "paused", "made",
-    "next", "last", "status", "tick", "at", "fired", "skipped", "missed", "declared",
+    "next", "last", "status", "tick", "at", "fired", "skipped", "missed", "declared", "unreadable",
 }  # fmt: skip
 
 
@@ -46,6 +48,22 @@ def test_a_schedule_from_put_to_delete(cli: Cli, worker: Running) -> None:
     assert cli("schedules", "delete", "sums").out == "sums  DELETED\n"
     assert cli("schedules", "list", "--json").json == []
     assert "no schedules" in cli("schedules", "list").err
+
+
+def test_one_that_cannot_be_read_is_listed_beside_the_others(cli: Cli, redis_url: str) -> None:
+    for name in ("later", "report"):
+        assert cli("schedules", "put", name, "reports", "--every", "1h").code == 0
+    with redis.Redis.from_url(redis_url) as server:
+        server.hset(Keys(NAMESPACE, 0).schedule("later"), "what", b"\x01")
+    later, report = cli("schedules", "list", "--json").json
+    assert (later["name"], later["queue"], later["next"]) == ("later", "", None)
+    assert later["unreadable"].startswith("the schedule 'later' cannot be read: expected object, got int [SCHEDULE_UNR")
+    assert (report["every"], report["unreadable"]) == (3600, None)
+    said = cli("schedules", "list")
+    assert [line.split()[:2] for line in said.out.splitlines()[1:]] == [["later", "unreadable"], ["report", "every"]]
+    assert said.code == 0
+    assert "upgrade this one" in said.err
+    refused(cli("schedules", "get", "later"), "SCHEDULE_UNREADABLE", exit_code=1)
 
 
 def test_people_see_when_it_is_next_and_how_the_last_was(cli: Cli) -> None:

@@ -184,3 +184,40 @@ def test_what_cannot_be_ordered_has_no_digest() -> None:
 
 def test_a_codec_is_made_once() -> None:
     assert typed(list[int]) is typed(list[int])
+
+
+class Line(msgspec.Struct, forbid_unknown_fields=True):
+    price: int
+    colour: Literal["red", "blue"] = "red"
+
+
+@dataclasses.dataclass
+class Basket:
+    lines: list[Line]
+    stock: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.lines:
+            raise ValueError("a basket has `lines`, and this - at home - has none")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "told"),
+    [
+        (int, "secret", "fit int: expected int, got str"),
+        (Basket, {"lines": [{"price": 1}, {"price": "secret"}]}, "fit Basket: lines[1].price: expected int, got str"),
+        (Basket, {"lines": [{}]}, "fit Basket: lines[0]: the field price is missing"),
+        (Basket, {"lines": [{"price": 1, "tax": 1}]}, "fit Basket: lines[0]: the field tax is not known"),
+        (Basket, {"lines": [{"price": 1, "colour": "secret"}]}, "lines[0].colour: none of the values allowed"),
+        (Literal["red"], "secret` - at `$.secret", "none of the values allowed"),
+        (Basket, {"lines": [{"price": 1}], "stock": {"secret": 1}}, "a key of stock: expected int, got str"),
+        (Basket, {"lines": []}, "fit Basket: a basket has `lines`, and this - at home - has none"),
+        (list[Basket], [{"lines": []}], "[0]: a basket has `lines`, and this - at home - has none"),
+    ],
+)
+def test_where_what_and_why_it_does_not_fit_are_told_in_our_words(annotation: Any, value: Any, told: str) -> None:
+    with pytest.raises(SerialisationError) as caught:
+        typed(annotation).decode(encode(value, "it"), "the payload")
+    assert caught.value.message.startswith("the payload does not fit ")
+    assert caught.value.message.endswith(told)
+    assert "secret" not in caught.value.message
