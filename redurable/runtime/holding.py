@@ -3,7 +3,8 @@ Intents that cannot go on here, through no fault of theirs: they are put down, u
 
 What was stored cannot be opened, or does not fit its type any more, or the code is not the one that wrote the journal.
 Nothing is lost and nothing fails meanwhile; the intent is WAITING, with the reason HELD and what is wrong in its head.
-It waits ever longer, since every look costs an entry, but never so long that who mended the cause gives up hope.
+It waits ever longer, but never so long that who mended the cause gives up hope; a worker that starts looks at once. A
+look leaves no trace: no attempt is counted, no entry is left.
 """
 
 from __future__ import annotations
@@ -22,19 +23,18 @@ from redurable.model import Continued, ErrorInfo, Reason, Status
 from redurable.runtime.cancellation import told
 from redurable.runtime.scope import Scope
 from redurable.store.journals import readable
-from redurable.store.lease import Lease
+from redurable.store.lease import Lease, put_by
 
 if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
     from redurable.runtime.conductor import Conductor
 
-__all__ = ["ended_unfit", "fitting", "given", "put_down", "restored", "unless_replayed"]
+__all__ = ["PAUSE", "ended_unfit", "fitting", "given", "put_down", "restored", "unless_replayed"]
 
-FIRST, DOUBLED = 5.0, 7  # s, and how often at most: 10 minutes
+PAUSE = 600.0  # s at most between two looks
 _UNFIT = {"held": JournalMismatchError.code}
 _BEGUN = (*IDENTIFIED, Continued)
 _LONGEST = 500  # of what is said of it, in characters
-_CLAIMED = b"\x06"  # the tag of an entry that `claim` wrote
 
 
 def _changed(attempt: Attempt, error: SerialisationError) -> CodecError:
@@ -146,13 +146,11 @@ async def put_down(lease: Lease, seen: int, error: CodecError | JournalMismatchE
     lease.note("held", f"{error.code}: {error.message}"[:_LONGEST])
     if lease.session is not None:
         lease.session.writes.values.clear()  # they are made again by the code that fits
-    looks = -1
-    for raw in reversed(await lease.read(max(0, lease.base - DOUBLED - 1))):
-        if raw[1:2] != _CLAIMED:
-            break
-        looks += 1  # nothing came of that attempt
-    pause = FIRST * 2 ** max(0, min(looks, DOUBLED))
-    word = await lease.park(max(lease.base, seen), Reason.HELD.value, now_ms() + int(pause * 1000))
+    seen = max(lease.base, seen)
+    if lease.alone:  # in memory, where nobody mends anything
+        word = await lease.park(seen, Reason.HELD.value, now_ms() + int(PAUSE * 1000))
+    else:
+        word = await put_by(lease, seen, Reason.HELD.value, PAUSE)
     if word == b"OK":
         return "held"
     word = await lease.release()  # news came: it is looked at again at once

@@ -7,6 +7,7 @@ Each takes the partition's keys and re-checks in its script whatever was read be
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ _claim, _fire, _open = load("claim"), load("fire"), load("open")
 _mend, _sweep, _dismiss, _renew = load("mend"), load("sweep"), load("dismiss"), load("renew")
 _join, _deploy = load("join"), load("deploy")
 _COUNT = 500
+_HELD = ("reason", "queue", "version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,28 @@ class Keeper:
         flat = await found
         due = {intent.decode(): int(float(at)) for intent, at in zip(flat[::2], flat[1::2], strict=True)}
         return due, int(float(first[1])) if first else None
+
+    async def wake_held(self, queues: Collection[str], within: float, most: int = 10_000) -> int:
+        """
+        Wake what is held of *queues* and may be taken by this worker's version; return how many.
+
+        Args:
+            within: Seconds within which it would be looked at anyway.
+            most: Timers to look through, the first ones: what is held beyond them waits for its own.
+        """
+        mux, keys, woken = self._mux, self.keys, 0
+        until = now_ms() + int(within * 1000)
+        for start in range(0, most, _COUNT):
+            ids = await mux.command("ZRANGEBYSCORE", keys.timers, "-inf", until, "LIMIT", start - woken, _COUNT)
+            heads = await asyncio.gather(*(mux.command("HMGET", keys.head_prefix + i.decode(), *_HELD) for i in ids))
+            held = [
+                i.decode() for i, (reason, queue, version) in zip(ids, heads, strict=True)
+                if reason == b"HELD" and queue.decode() in queues and (version or b"").decode() in ("", self.version)
+            ]  # fmt: skip
+            woken += (await asyncio.gather(*(self._store.wake(intent) for intent in held))).count("OK")
+            if len(ids) < _COUNT:
+                break
+        return woken
 
     async def fire(self, store: Store, intent: str) -> str:
         """Act on the due timer of *intent* (schedule, limit): start, wake or expire it; return the script's word."""

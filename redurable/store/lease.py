@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+from redurable.clock import now_ms
 from redurable.errors import StoreError
 from redurable.store.asking import Asking
 from redurable.store.keys import FRESH_LANES, SOLO, Keys, continuations, suspects
@@ -20,7 +21,7 @@ from redurable.store.scripts import load
 from redurable.store.session import Session
 from redurable.store.store import Store
 
-__all__ = ["Lease", "canceling", "shelve", "sit"]
+__all__ = ["Lease", "canceling", "put_by", "shelve", "sit"]
 
 _record, _checkpoint, _park = load("record"), load("checkpoint"), load("park")
 _retry, _release, _settle, _note = load("retry"), load("release"), load("settle"), load("note")
@@ -221,6 +222,22 @@ async def canceling(lease: Lease) -> bool:
 def sit(lease: Lease, key: str, shared: bool) -> None:
     """Tell *lease* that its intent is one of the session *key*: it holds it, or runs beside its holder if *shared*."""
     lease.session = Session(lease._mux, lease._keys, lease.queue, key, holds=not shared)
+
+
+async def put_by(lease: Lease, seen: int, reason: str, longest: float) -> bytes:
+    """
+    Put down what cannot go on, until it has waited as long again as since it was first put by with this journal.
+
+    At least 5 s, at most *longest* s. If nothing was recorded it is as if it had not been claimed. NEWS as `park`.
+    """
+    now, known = now_ms(), await lease._mux.command("HGET", lease.head, "since")
+    since, _, length = (known or b"").decode().partition("/")
+    first = int(since) if length == str(seen) else now
+    lease.note("since", f"{first}/{seen}")
+    wake = now + min(max(now - first, 5000), int(longest * 1000))
+    if lease.k or not lease.base:
+        return bytes(await lease.park(seen, reason, wake))
+    return bytes(await shelve(lease, seen, reason, wake))
 
 
 def shelve(lease: Lease, seen: int, reason: str, wake_ms: int) -> Word:

@@ -1,6 +1,7 @@
 """
 The timers of a partition: due starts, wakes, retries and deadlines, one script each, all in one flush.
 
+The code of a worker that starts may be the one that fits what is held: that is looked at at once.
 The loop sleeps until the next due time; the scripts publish only when a new timer becomes the first of all. (Tried:
 1.2 ms late at the median, 3 ms at worst; the server's own BLOCK timeouts come 70 ms late.)
 """
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from redurable.clock import now_ms
 from redurable.events import emit
+from redurable.runtime.holding import PAUSE
 from redurable.store.keeper import Keeper
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ _MOVED = ("OK", "TIMED_OUT", "REQUESTED")
 
 
 async def timers(worker: Worker, keeper: Keeper) -> None:
-    """Fire what is due until the worker stops."""
+    """Fire what is due until the worker stops; first wake what is held of its queues."""
+    await keeper.wake_held(worker.queues, 2 * PAUSE)
     offset = 0
     checked = 0
     while not worker.stopping.is_set():

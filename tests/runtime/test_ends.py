@@ -467,7 +467,6 @@ async def test_code_that_asks_for_other_steps_is_told_both_sides(
     # the code that wrote the journal goes on with it
     third = HandlerSpec(_steps(*old, ret=1), QUEUE, "main", retry=AT_ONCE)
     await w.serve_specs(third)
-    await w.client.retry(intent)
     assert await w.result(intent) == "end"
     assert await w.entries(intent, AttemptFailed) == failures
 

@@ -78,11 +78,34 @@ async def test_nothing_fails_and_nothing_is_undone_until_the_code_fits_again(w: 
     assert not w.seen("handler.failed")
     await w.stop(unfit)
     await w.serve(saga("a", "b", "c"))
-    await w.client.retry(intent)
     assert await w.result(intent) == "done"
     assert ran == ["a", "b", "c"]
     assert not await w.entries(intent, AttemptFailed)
     assert (await w.get(intent)).held is None
+
+
+async def test_looks_become_rare_and_leave_no_trace_and_a_worker_that_starts_looks_at_once(w: World) -> None:
+    intent = await waits(w, saga("a", "b"))
+    unfit = await w.serve(saga("b"))
+    await w.client.resolve(intent, "go", 1)
+    await held(w, intent)
+    before, journal = await w.get(intent), await w.journal(intent)
+    for looks in range(2, 5):
+        await w.client.retry(intent)
+        while len(w.seen("intent.held")) < looks:
+            await asyncio.sleep(0.01)
+        await held(w, intent)
+    assert ((await w.get(intent)).attempt, await w.journal(intent)) == (before.attempt, journal)
+    # it has been so for five minutes: the next look is as far away
+    head = w.store.keys_of(intent).head(intent)
+    first, _, length = (await w.store.mux.command("HGET", head, "since")).decode().partition("/")
+    await w.store.mux.command("HSET", head, "since", f"{int(first) - 300_000}/{length}")
+    await w.client.retry(intent)
+    while ((await w.until(intent, Status.WAITING)).wake or 0) < int(first) + 300_000:
+        await asyncio.sleep(0.01)
+    await w.stop(unfit)
+    await w.serve(saga("a", "b"))
+    assert await w.result(intent) == "done"
 
 
 async def test_a_mismatch_in_a_branch_holds_it(w: World) -> None:
@@ -100,7 +123,6 @@ async def test_a_mismatch_in_a_branch_holds_it(w: World) -> None:
     assert "b#1" in await held(w, intent)
     await w.stop(unfit)
     await w.serve(made("a", "b"))
-    await w.client.retry(intent)
     assert await w.result(intent) == ["a", "b"]
     assert sorted(ran) == ["a", "b"]
 
@@ -124,7 +146,6 @@ async def test_a_child_is_held_and_its_parent_waits(w: World) -> None:
     assert (await w.get(parent)).reason is Reason.INTENT
     await w.stop(unfit)
     await w.serve(family("a", "b"))
-    await w.client.retry(child)
     assert await w.result(parent) == "child done"
     assert ran == ["a", "b"]
 
@@ -186,7 +207,6 @@ async def test_undo_work_that_does_not_fit_is_held_too_and_is_done_once(w: World
     assert ran == ["unb", "una"]
     await w.stop(unfit)
     await w.serve(made("a", "b"))
-    await w.client.retry(intent)
     assert (await w.failure(intent)).error.code == "BROKE"
     assert ran == ["unb", "una", "una"]
     assert len(await w.entries(intent, Compensating)) == 1
@@ -207,7 +227,6 @@ async def test_what_unfit_code_wrote_to_its_session_is_not_seen(w: World) -> Non
     assert await w.client.state("q", "k").get("by") == "old"
     await w.stop(unfit)
     await w.serve(made("a", "b", wrote="old"))
-    await w.client.retry(intent)
     assert await w.result(intent) == "done"
     assert await w.client.state("q", "k").get("by") == "old"
 

@@ -51,7 +51,7 @@ _FIELDS = {
     "status", "queue", "created", "at", "reply", "digest", "max", "deadline", "lane", "start", "wake", "reason",
     "fence", "attempt", "base", "started", "finished", "losses", "lost", "canceling", "watch", "cursors", "redriven",
     "changed", "imported", "held", "limit", "long", "turn", "owes", "session", "place", "busy", "kept", "told",
-    "paused", "version", "forked", "until", "said",
+    "paused", "version", "forked", "until", "said", "since",
 }  # fmt: skip
 
 

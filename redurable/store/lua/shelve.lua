@@ -1,6 +1,6 @@
 -- shelve: IN_PROGRESS -> WAITING | PAUSED
--- Puts down, until `wake`, what its owner has no handler for, as if it had not been claimed: no attempt is counted and
--- no entry is left. Refused when the journal holds more than the owner has seen.
+-- Puts down, until `wake`, what its owner has no handler for, or cannot go on with, as if it had not been claimed: no
+-- attempt is counted and no entry is left. Refused when the journal holds more than the owner has seen.
 -- by     owner
 -- keys   head journal timers stream
 -- args   id fence seen entry reason wake
