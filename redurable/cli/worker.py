@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redurable.cli.common import Accept, Namespace, Url
+from redurable.cli.output import note
 from redurable.errors import ConfigurationError, RedurableError
 
 if TYPE_CHECKING:
@@ -124,12 +125,16 @@ def worker(
     with contextlib.ExitStack() as stack:
         stack.callback(logs.start(log_format.value))
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # `worker.reloading` says it, with the files
-        handlers = load(target, queue, directory)
-        vault_of(codec)  # what is wrong with it is said before any process is spawned
-        if metrics_port is not None:
-            _serve_metrics(stack, metrics_port, options, handlers)
-        _announce(options, handlers)
-        code = supervise(options)
+        try:
+            handlers = load(target, queue, directory)
+            vault_of(codec)  # what is wrong with it is said before any process is spawned
+            if metrics_port is not None:
+                _serve_metrics(stack, metrics_port, options, handlers)
+            _announce(options, handlers)
+            code = supervise(options)
+        except KeyboardInterrupt:  # once it supervises, a signal is no exception any more
+            note("stopped while it was starting; it had taken nothing")
+            code = 130
     raise typer.Exit(code)
 
 

@@ -7,7 +7,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -287,3 +289,18 @@ def test_an_unknown_status_is_a_usage_error(cli: Cli) -> None:
 def test_a_name_cannot_drive_the_terminal(cli: Cli) -> None:
     said = cli("intents", "get", "\x1b[31mred")
     assert "\x1b" not in said.err
+
+
+def test_ctrl_c_while_a_worker_starts_is_told(tmp_path: Path, redis_url: str) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\npathlib.Path('there').touch()\ntime.sleep(60)\nasync def handler(payload): ...\n"
+    )
+    words = [sys.executable, "-m", "redurable", "worker", "slow:handler", "--url", redis_url]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        while not (tmp_path / "there").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert err.strip() == "stopped while it was starting; it had taken nothing"
