@@ -56,7 +56,8 @@ class Archive:
         Args:
             from_step: A step, or another call, as the history names it: "charge" (the first of that name), "charge#2",
                 "branch/charge#1", or a promise's name.
-            payload: Given to the handler in the place of the other's; what is recorded does not change with it.
+            payload: Given to the handler in the place of the other's; what is recorded does not change with it. If it
+                does not fit the handler's type, the fork is FAILED as soon as a worker takes it (TYPE_MISMATCH).
             idempotency_key: A second fork of *intent* with it returns the first one's id.
 
         Raises:

@@ -19,7 +19,7 @@ from redurable.errors import CodecError, JournalMismatchError, SerialisationErro
 from redurable.events import emit
 from redurable.journal.cursor import IDENTIFIED
 from redurable.journal.left import gone_on, went_past
-from redurable.model import Continued, ErrorInfo, Reason, Status
+from redurable.model import Continued, ErrorInfo, Forked, Reason, Status
 from redurable.runtime.cancellation import told
 from redurable.runtime.scope import Scope
 from redurable.store.journals import readable
@@ -85,7 +85,11 @@ async def given(attempt: Attempt) -> dict[str, Any]:
     except CodecError:
         raise
     except SerialisationError as error:
-        if not any(isinstance(readable(raw), _BEGUN) for raw in attempt.lease.entries):
+        entries = (readable(raw) for raw in reversed(attempt.lease.entries))
+        last = next((entry for entry in entries if isinstance(entry, (*_BEGUN, Forked))), None)
+        if isinstance(last, Forked):  # what is above was done with another's payload
+            error.hint = f"what was forked from {last.source} was given this: fork it again with one that fits"
+        if last is None or isinstance(last, Forked):
             raise
         try:
             return attempt.spec.bind(payload, begun=True)

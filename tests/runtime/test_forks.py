@@ -528,3 +528,24 @@ async def test_what_cannot_be_forked_is_refused(w: World) -> None:
     with pytest.raises(NotFound) as error:
         await w.client.fork(fresh, "a")
     assert error.value.hint == "it has: nothing yet"
+
+
+async def test_a_payload_that_does_not_fit_fails_the_fork_at_its_start(w: World, book: Book) -> None:
+    async def main(payload: dict[str, int]) -> str:
+        await run("a", book.write, "a")
+        await run("b", book.write, "b")
+        return await promise("go", str)
+
+    await w.serve(main)
+    source = await w.send({"n": 1})
+    await w.until(source, Status.WAITING)
+    for at in ("a", "b"):
+        forked = await w.client.fork(source, at, payload={"n": "one"})
+        failure = await w.failure(forked)
+        assert failure.error.code == "TYPE_MISMATCH"
+        assert "does not fit dict[str, int]: [...]: expected int, got str" in failure.error.message
+        assert f"what was forked from {source} was given this: fork it again with one that fits" in failure.error.message
+    assert book.names == ["a", "b"]
+    fits = await w.client.fork(source, "b", payload={"n": 2})
+    await w.until(fits, Status.WAITING)
+    assert (await w.get(source)).status is Status.WAITING
