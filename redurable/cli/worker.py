@@ -23,6 +23,7 @@ from redurable.errors import ConfigurationError, RedurableError
 
 if TYPE_CHECKING:
     from redurable.runtime.handlers import HandlerSpec
+    from redurable.worker.process import Options
 
 __all__ = ["LogFormat", "load", "worker"]
 
@@ -110,10 +111,9 @@ def worker(
     Log lines go to stderr, at the level in REDURABLE_LOG_LEVEL (info by default). Spans go where the OTEL_* variables
     of OpenTelemetry say (OTEL_EXPORTER_OTLP_ENDPOINT, ...), if one is set.
     """
-    from redurable.codecs.base import vault_of
     from redurable.config import version as version_of
     from redurable.telemetry import logs
-    from redurable.worker.process import Options, supervise
+    from redurable.worker.process import Options
 
     _check_platform(reload)
     directory = str(app_dir.resolve()) if app_dir is not None else None
@@ -126,16 +126,23 @@ def worker(
         stack.callback(logs.start(log_format.value))
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # `worker.reloading` says it, with the files
         try:
-            handlers = load(target, queue, directory)
-            vault_of(codec)  # what is wrong with it is said before any process is spawned
-            if metrics_port is not None:
-                _serve_metrics(stack, metrics_port, options, handlers)
-            _announce(options, handlers)
-            code = supervise(options)
+            code = _run(stack, options)
         except KeyboardInterrupt:  # once it supervises, a signal is no exception any more
             note("stopped while it was starting; it had taken nothing")
             code = 130
     raise typer.Exit(code)
+
+
+def _run(stack: contextlib.ExitStack, options: Options) -> int:
+    from redurable.codecs.base import vault_of
+    from redurable.worker.process import supervise
+
+    handlers = load(options.target, options.queue, options.app_dir)
+    vault_of(options.codec)  # what is wrong with it is said before any process is spawned
+    if options.metrics_port is not None:
+        _serve_metrics(stack, options.metrics_port, options, handlers)
+    _announce(options, handlers)
+    return supervise(options)
 
 
 def load(target: str, queue: str | None, app_dir: str | None) -> list[HandlerSpec]:
