@@ -27,11 +27,11 @@ from redurable.store.inspection import workers
 from redurable.store.keys import check_queue
 from redurable.store.scripts import load
 from redurable.store.store import Store
+from redurable.store.walk import walk
 
 __all__ = ["Deployment", "deployments", "open_intents", "promote", "versions"]
 
 _promote = load("promote")
-_PAGE = 500
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,18 +181,14 @@ async def open_intents(store: Store, queues: Collection[str], version: str | Non
 
 async def _open(store: Store) -> AsyncIterator[tuple[str, str, str, int, bool]]:
     """Give (id, queue, version or "", created in ms, whether it begins yet) of every open intent, each once."""
+    names = ("status", "queue", "version", "created", "fence")
     for keys in store.keys:
-        cursor, seen = b"0", set[bytes]()
-        while True:
-            cursor, page = await store.mux.command("SCAN", cursor, "MATCH", keys.head_prefix + "*", "COUNT", _PAGE)
-            page = [key for key in page if key not in seen]  # a walk may give a key twice
-            seen.update(page)
-            names = ("status", "queue", "version", "created", "fence")
-            heads = await asyncio.gather(*(store.mux.command("HMGET", key, *names) for key in page))
-            for key, head in zip(page, heads, strict=True):
+        seen = set[str]()  # of the open ones alone: what is kept here does not grow with what has ended
+        async for page in walk(store, keys.head_prefix):
+            heads = await asyncio.gather(*(store.mux.command("HMGET", keys.head(i), *names) for i in page))
+            for intent, head in zip(page, heads, strict=True):
                 status, queue, version, created, fence = ((word or b"").decode() for word in head)
-                if status and not Status(status).final:
+                if status and not Status(status).final and intent not in seen:
+                    seen.add(intent)
                     fresh = not version and (not fence or head[2] is not None)
-                    yield key.decode()[len(keys.head_prefix) :], queue, version, int(created), fresh
-            if cursor == b"0":
-                break
+                    yield intent, queue, version, int(created), fresh

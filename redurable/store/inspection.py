@@ -8,7 +8,7 @@ during the call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 
@@ -24,6 +24,7 @@ from redurable.model import (
 from redurable.store.journals import last_step
 from redurable.store.keys import GROUP
 from redurable.store.store import Store
+from redurable.store.walk import walk
 from redurable.store.watching import progress
 
 __all__ = [
@@ -193,18 +194,22 @@ async def ids_of(store: Store, partition: int, queue: str | None, status: Status
                 async for page in _entries(store, raw, pending=status is not Status.SUBMITTED):
                     yield page
         return
-    cursor, ids = b"0", []
-    while True:
-        cursor, found = await mux.command("SCAN", cursor, "MATCH", keys.head_prefix + "*", "COUNT", 1000)
-        ids += [raw.decode()[len(keys.head_prefix) :] for raw in found]
-        if cursor == b"0" or len(ids) >= _SORTED:
-            # ids bear their time, but for those that are derived from an idempotency key (version 8): they come last
-            ids.sort(key=lambda intent: (intent[14] == "7", intent), reverse=True)
-            for start in range(0, len(ids), _PAGE):
-                yield ids[start : start + _PAGE]
+    ids: list[str] = []
+    async for some in walk(store, keys.head_prefix):
+        ids += some
+        if len(ids) >= _SORTED:
+            for page in _newest_first(ids):
+                yield page
             ids = []
-        if cursor == b"0":
-            return
+    for page in _newest_first(ids):
+        yield page
+
+
+def _newest_first(ids: list[str]) -> Iterator[list[str]]:
+    # ids bear their time, but for those that are derived from an idempotency key (version 8): they come last
+    ids.sort(key=lambda intent: (intent[14] == "7", intent), reverse=True)
+    for start in range(0, len(ids), _PAGE):
+        yield ids[start : start + _PAGE]
 
 
 async def _entries(store: Store, stream: bytes, pending: bool) -> AsyncIterator[list[str]]:

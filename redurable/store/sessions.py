@@ -21,6 +21,7 @@ from redurable.store.keys import UNPINNED, Keys, check_queue, check_session
 from redurable.store.scripts import load
 from redurable.store.session import KEEP_STATE_MS, Session
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
+from redurable.store.walk import walk
 
 __all__ = ["SessionInfo", "amend", "find", "head", "info", "last_failed", "sessions", "skip"]
 
@@ -115,14 +116,9 @@ async def sessions(store: Store, *, queue: str | None = None, limit: int = 100) 
 async def _names(store: Store, keys: Keys, queue: str | None) -> AsyncIterator[set[tuple[str, str]]]:
     """Give pages of (queue, key): sessions with intents, then those that only have a state."""
     for prefix in (keys.line_prefix, keys.state_prefix):
-        match = f"{prefix}{check_queue(queue)}:*" if queue is not None else f"{prefix}*"
-        cursor = b"0"
-        while True:
-            cursor, page = await store.mux.command("SCAN", cursor, "MATCH", match, "COUNT", 1000)
+        async for page in walk(store, prefix, f"{check_queue(queue)}:*" if queue is not None else "*"):
             if page:
-                yield {keys.session_of(raw.decode()) for raw in page}
-            if cursor == b"0":
-                break
+                yield {keys.session_of(prefix + rest) for rest in page}
 
 
 async def skip(store: Store, queue: str, key: str, note: str = "") -> str:

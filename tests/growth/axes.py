@@ -144,7 +144,7 @@ async def _park_and_wake(stage: Stage, size: int) -> list[Line]:
 async def journal(lab: Lab) -> AsyncIterator[Line]:
     """Steps in one journal, a few intents at a time; a step's cost has its share of the intent's."""
     async with lab.stage() as stage:
-        for size in lab.sizes(10, 10, min(10_000, lab.most)):
+        for size in lab.sizes(10, 10, min(100_000, lab.most)):
             for line in await _step_and_replay(stage, size):
                 yield line
 

@@ -94,6 +94,7 @@ class Lab:
         One that is frozen for minutes must not be taken for dead: it has a long *lease*.
         """
         os.environ["GROWTH_QUEUES"] = str(queues)
+        os.environ["REDURABLE_MAX_JOURNAL_ENTRIES"] = "1_000_000"  # the longest journal here is at the default
         async with (
             self.bed.namespace() as namespace,
             self.bed.workers(namespace, "", app=APP, lease=lease) as workers,

@@ -26,6 +26,7 @@ from redurable.store import depths, inspection, journals
 from redurable.store.inspection import WorkerInfo
 from redurable.store.server import PrivateServer
 from redurable.store.store import pack_outcome
+from redurable.store.walk import walk
 from tests.store.conftest import plain
 from tests.store.world import DAY, FAILURE, FINAL, NOW_MS, QUEUE, STATES, STEP, World, result_of
 
@@ -131,6 +132,20 @@ class TestHistory:
         assert await journals.entries_of(world.store, world.id, count) == []
         found = await journals.history(world.store, world.id, since=1)
         assert [seq for seq, _ in found] == list(range(2, count + 1))
+
+
+class TestWalk:
+    async def test_it_sees_every_key_in_small_pages(self, world: World) -> None:
+        names, prefix = {f"{n:05d}" for n in range(2500)}, world.keys.prefix + "walked:"
+        await world.mux.command(
+            "MSET", world.keys.prefix + "other:00001", "", *(w for n in names for w in (prefix + n, ""))
+        )
+        pages = [page async for page in walk(world.store, prefix)]
+        some = {name async for page in walk(world.store, prefix, "0000*") for name in page}
+        await world.mux.command("UNLINK", world.keys.prefix + "other:00001", *(prefix + n for n in names))
+        assert {name for page in pages for name in page} == names
+        assert max(map(len, pages)) < 1000  # the server may add the rest of one place of its table
+        assert some == {f"{n:05d}" for n in range(10)}
 
 
 class TestListing:
