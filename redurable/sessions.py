@@ -53,7 +53,7 @@ class Sessions:
 
     async def retry(self, queue: str, key: str) -> str:
         """
-        Retry the head now: one that waits for its next try, else the intent of the session that failed last.
+        Retry the head now: one that waits for its next try or is held, else the intent of the session that failed last.
 
         Return its id. One that failed goes next, when the holder has ended.
 
@@ -64,7 +64,7 @@ class Sessions:
         missing: NotFound | None = None
         try:
             info = await sessions.info(store, queue, key)
-            if info.holder is not None and info.reason is Reason.RETRY:
+            if info.holder is not None and info.reason in (Reason.RETRY, Reason.HELD):
                 await store.wake(info.holder)
                 return info.holder
         except NotFound as error:

@@ -169,7 +169,7 @@ def cancel(
 @app.command("retry")
 def retry(queue: Queue, key: Key, url: Url = None, namespace: Namespace = None, as_json: AsJson = False) -> None:
     """
-    Retry the head now, if it waits for its next try; else the intent of the session that failed last.
+    Retry the head now, if it waits for its next try or is held; else the intent of the session that failed last.
 
     One that failed goes next, when the holder has ended.
 

@@ -101,9 +101,10 @@ def run(handler: Any, payload: Any = None, **options: Unpack[RunOptions]) -> Run
     Raises:
         ConfigurationError: An argument, or the handler, cannot be used.
         SerialisationError: The payload cannot be stored.
-        UsageError: STUCK: it waits for something that never comes, at the place named. ENDLESS: it has not ended
-            after 2000 attempts. NO_SUCH_ENTRY: it ended before the place of *crash_after*. NEVER_ASKED: *resolve* or
-            *children* has a name that the handler did not ask for.
+        UsageError: STUCK: it waits for something that never comes, at the place named; or it is held, as it does not
+            repeat what its journal holds. ENDLESS: it has not ended after 2000 attempts. NO_SUCH_ENTRY: it ended
+            before the place of *crash_after*. NEVER_ASKED: *resolve* or *children* has a name that the handler did not
+            ask for.
     """
     return live(handler, payload, options, _kills(options.get("crash_after", ())))
 

@@ -485,6 +485,17 @@ def test_what_waits_for_ever_is_named() -> None:
     assert "test_run.py:" in caught.value.message
 
 
+def test_a_handler_that_does_not_repeat_itself_is_told_what_it_asked_for_instead() -> None:
+    names = iter(["a", "b"])
+
+    async def main(payload: None) -> None:
+        await redurable.run(next(names), lambda: 1)
+
+    with pytest.raises(UsageError, match=r"main is held: JOURNAL_MISMATCH: .* is a#1, .* b#1") as told:
+        testing.run(main, crash_after=1)
+    assert told.value.code == "STUCK"
+
+
 def test_what_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("redurable.testing.story.MOST_ATTEMPTS", 20)
 
