@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from redurable import Retry, Status, TerminalError, call, compensate, promise, state, step
+from redurable import Retry, Status, TerminalError, call, compensate, patched, promise, state, step, sync, unwinding
 from redurable.model import AttemptFailed, Compensating, Reason, StepDone
 from tests.runtime.world import World
 
@@ -260,3 +260,53 @@ async def test_an_id_that_is_used_twice_is_no_matter_of_the_journal(w: World) ->
     failure = await w.failure(intent)
     assert failure.error.code == "STEP_ID_REUSED"
     assert len(await w.entries(intent, StepDone)) <= 2
+
+
+async def test_cleanup_that_has_begun_is_finished_by_the_code_that_fits(w: World) -> None:
+    """The cancel is met already: it does not end the intent over the head of what follows it."""
+
+    def made(*names: str) -> Any:
+        async def main(payload: None) -> None:
+            try:
+                await promise("go")
+            finally:
+                if not unwinding():
+                    for work, name in zip(steps(*names), names, strict=True):
+                        await work(name)
+                    await promise("clean")
+
+        return main
+
+    worker = await w.serve(made("a", "b"))
+    intent = await w.send()
+    await w.until(intent, Status.WAITING)
+    await w.client.cancel(intent)
+    while (await w.until(intent, Status.WAITING)) and len(await w.entries(intent, StepDone)) < 2:
+        pass
+    await w.stop(worker)
+    unfit = await w.serve(made("b"))
+    await w.client.resolve(intent, "clean", 1)
+    await held(w, intent)
+    await w.stop(unfit)
+    await w.serve(made("a", "b"))
+    assert (await w.failure(intent)).status == "CANCELED"
+    assert ran == ["a", "b"]
+
+
+async def test_a_handler_in_a_thread_is_held_and_goes_on_with_code_that_serves_both(w: World) -> None:
+    def made(new: Callable[[], str]) -> Any:
+        def main(payload: None) -> str:
+            name = new()
+            sync.run(name, lambda: ran.append(name))
+            sync.promise("go").wait()
+            return name
+
+        return main
+
+    intent = await waits(w, made(lambda: "old"))
+    unfit = await w.serve(made(lambda: "new"))
+    await w.client.resolve(intent, "go", 1)
+    assert "old#1" in await held(w, intent)
+    await w.stop(unfit)
+    await w.serve(made(lambda: "new" if patched("better") else "old"))
+    assert await w.result(intent) == "old"
