@@ -4,15 +4,15 @@ Every error that redurable raises, with a stable code each.
     RedurableError
     ├── ConfigurationError      BAD_URL NO_SERVER UNKNOWN_MODULE UNKNOWN_HANDLER BAD_HANDLER BAD_ARGUMENT
     │                           UNSUPPORTED_PLATFORM NAMESPACE_TOO_NEW QUEUE_TAKEN BAD_IMPORT BAD_CODEC BAD_OUTCOME
-    │                           UNSAFE_SERVER BAD_CRON BAD_TIMEZONE BAD_LIMIT
+    │                           UNSAFE_SERVER BAD_CRON BAD_TIMEZONE BAD_LIMIT BAD_VERSION
     ├── StoreError              STORE_ERROR
     │   └── StoreUnavailable    STORE_UNAVAILABLE AUTH_FAILED
     ├── SerialisationError      NOT_SERIALISABLE TYPE_MISMATCH LIMIT_KEY
     │   └── PayloadTooLarge     PAYLOAD_TOO_LARGE
     ├── CodecError              CODEC_FAILED CODEC_MISSING CODEC_KEY_MISSING JOURNAL_UNREADABLE (its intent is held)
-    │                           SCHEDULE_UNREADABLE
+    │                           SCHEDULE_UNREADABLE TYPE_CHANGED
     ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND APPROVAL_NOT_FOUND SESSION_NOT_FOUND
-    │                           SCHEDULE_NOT_FOUND STEP_NOT_FOUND STREAM_NOT_FOUND
+    │                           SCHEDULE_NOT_FOUND STEP_NOT_FOUND STREAM_NOT_FOUND VERSION_NOT_FOUND
     ├── WrongState              WRONG_STATE INTENT_EXISTS ALREADY_RESOLVED PROMISE_WITHDRAWN TOO_MANY_UNASKED
     │                           SCHEDULE_BUSY
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT

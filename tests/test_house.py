@@ -335,3 +335,9 @@ def test_no_file_holds(what: str) -> None:
         if FORBIDDEN[what].search(line)
     ]
     assert not found, f"{what}:\n" + "\n".join(found)
+
+
+def test_the_readme_is_wrapped() -> None:
+    lines = enumerate((ROOT / "README.md").read_text().splitlines(), 1)
+    wide = [number for number, line in lines if len(line) > 120 and not line.startswith("|")]  # a table's row is one
+    assert not wide, f"README.md: these lines have more than 120 characters: {wide}"

@@ -7,6 +7,7 @@ import copy
 import pickle
 import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +121,18 @@ def test_a_status_is_known_however_it_is_written() -> None:
     with pytest.raises(ConfigurationError, match="'broken'") as refused:
         Status.of("broken")
     assert "TIMED_OUT" in refused.value.hint
+
+
+def test_the_table_of_codes_has_each_of_them_once() -> None:
+    package = Path(errors.__file__).parent
+    texts = [path.read_text() for path in package.rglob("*.py")]
+    raised = {code for text in texts for code in re.findall(r"""\bcode=["']([A-Z_]{4,})["']""", text)}
+    raised |= {code for text in texts for code in re.findall(r"""failure_of\([\w. ]+,\s*["']([A-Z_]+)["']""", text)}
+    drawn = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b|\bSTUCK\b|\bENDLESS\b|\bTERMINAL\b", errors.__doc__ or ""))
+    classes = {kind.code for kind in CLASSES.values() if "code" in vars(kind)} - {RedurableError.code}
+    rows = re.findall(r"^\| (`[^|]*`) \|", (package.parent / "ERRORS.md").read_text(), re.MULTILINE)
+    table = [code for row in rows for code in re.findall(r"`(\w+)`", row)]
+    assert sorted(table) == sorted(set(table)), "each once"
+    assert (raised | drawn | classes) - set(table) == set()
+    others = "\n".join(texts + [path.read_text() for path in package.rglob("*.lua")])
+    assert [code for code in table if code not in others] == [], "and none that nothing raises"
