@@ -7,7 +7,7 @@ Each takes the partition's keys and re-checks in its script whatever was read be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from redurable.store import schedules
 from redurable.store.keys import FRESH_LANES, GROUP, Keys, continuations, suspects, told_keys
 from redurable.store.lease import Lease
 from redurable.store.limits import review
+from redurable.store.multiplexer import Multiplexer
 from redurable.store.schedules import MARK
 from redurable.store.scripts import load
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
@@ -72,7 +73,7 @@ class Keeper:
         """Make *streams* and their groups; those that exist stay as they are."""
         await asyncio.gather(*(self._call(_open, (s, self.keys.streams), ()) for s in streams))
 
-    async def claim(  # in the order of the script's args
+    def claiming(  # in the order of the script's args
         self,
         streams: list[str],
         limits: list[str],
@@ -81,20 +82,31 @@ class Keeper:
         claimed: bytes,
         given: list[Any],
         gated: bool = False,
-    ) -> list[Lease]:
+        marks: Sequence[str | bytes] = (),
+        mux: Multiplexer | None = None,
+    ) -> asyncio.Future[Any]:
         """
-        Take up to *count* intents, those of *given* (flat: stream's place from 1, entry, id) first.
+        Ask for up to *count* intents, those of *given* (flat: stream's place from 1, entry, id) first; see `leases`.
 
         *limits* has a stream's max_delivery_attempts where it is not the default, else ""; *claimed* begins the
-        `Claimed` entry. *gated*: some queue has deployment versions.
+        `Claimed` entry. *gated*: some queue has deployment versions. *marks*, by stream, and *mux*: sent there behind
+        a blocking read, it takes only what that delivers behind them, and nothing that one loss makes a suspect.
         """
-        reply = await self._call(
+        return (mux or self._mux).call(
             _claim,
+            self.keys.partition,
             (self.keys.workers, self.keys.versions, *streams),
             (self.worker, number, count, self.keys.prefix, claimed, self.version, "1" if gated else "",
-             len(limits), *limits, len(given), *given),
+             len(limits), *limits, len(marks), *marks, len(given), *given),
         )  # fmt: skip
+
+    def leases(self, streams: list[str], reply: list[Any]) -> list[Lease]:
+        """Return what a claim from *streams* has answered."""
         return [Lease(self._store, self.keys, streams, row) for row in reply]
+
+    async def claim(self, streams: list[str], *args: Any, **more: Any) -> list[Lease]:
+        """Take intents; see `claiming`."""
+        return self.leases(streams, await self.claiming(streams, *args, **more))
 
     async def deploy(self, queue: str) -> None:
         """Make known that this version of *queue* exists."""

@@ -61,6 +61,7 @@ class Link(asyncio.Protocol):
         link._keep = connection  # its finaliser would close the socket
         link._transport = transport
         transport.set_protocol(link)
+        transport.set_write_buffer_limits(0)  # uvloop then writes at once, as asyncio does, not when the turn ends
         transport.resume_reading()
         return link
 

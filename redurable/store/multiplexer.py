@@ -110,6 +110,7 @@ class Multiplexer:
         on_connect: Called with the server's identity (run id, replication id) after every connect.
         silence: Seconds without any answer to calls that are out, after which the connection is given up.
         timed: Gather how long each answer took, if anyone asks now; not for blocking reads.
+        eager: Let who calls one at a time not wait for the turn's end; False where calls come in pairs.
 
     Attributes:
         clock: Time in us given to every script; "" means the server's own (tests give others).
@@ -124,6 +125,7 @@ class Multiplexer:
         on_connect: Callable[[Identity], None] | None = None,
         silence: float = SILENCE,
         timed: bool = False,
+        eager: bool = True,
     ) -> None:
         self.topology = topology
         self.patience = patience
@@ -144,6 +146,7 @@ class Multiplexer:
         self._unsent: deque[_Command] = deque()
         self._sent: deque[_Command] = deque()
         self._flushing = False
+        self._eager = eager
         self._alone = False  # the last flush carried a single call
         self._closed = False
         self._connecting: asyncio.Task[None] | None = None
@@ -236,7 +239,7 @@ class Multiplexer:
 
     def _soon(self) -> None:
         """Flush at the end of this turn; at once for who calls one at a time, it saves a turn of the loop."""
-        if self._alone and not self._sent and self._link is not None:
+        if self._alone and self._eager and not self._sent and self._link is not None:
             self._flush()
         else:
             self._flushing = True

@@ -15,11 +15,13 @@ from redurable.model import Outcome
 from redurable.store import inspection
 from redurable.store.store import Store
 from redurable.store.subscriber import Subscriber
+from redurable.tasks import later
 
 __all__ = ["Results"]
 
 RECHECK = 10.0
 _A_SECOND = 500
+_Waiter = asyncio.Future[Outcome | None]
 
 
 class Results:
@@ -30,7 +32,7 @@ class Results:
         self._store = store
         self._subscriber = Subscriber(store.topology, self._on_message, self._on_subscribed)
         self._listening: asyncio.Task[None] | None = None
-        self._waiters: dict[str, list[asyncio.Future[Outcome]]] = {}
+        self._waiters: dict[str, list[_Waiter]] = {}
         self._watched: dict[str, list[asyncio.Event]] = {}
 
     async def listen(self) -> None:
@@ -47,13 +49,13 @@ class Results:
         """Drop the connection."""
         await self._subscriber.close()
 
-    def expect(self, intent: str) -> asyncio.Future[Outcome]:
-        """Return a future of the outcome, once `listen` has returned; when it is cancelled, read instead."""
-        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    def expect(self, intent: str) -> _Waiter:
+        """Return a future of the outcome, once `listen` has returned; None: read instead."""
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(intent, []).append(waiter)
         return waiter
 
-    def leave(self, intent: str, waiter: asyncio.Future[Outcome]) -> None:
+    def leave(self, intent: str, waiter: _Waiter) -> None:
         """Wait no more."""
         waiters = self._waiters.get(intent, [])
         if waiter in waiters:
@@ -61,16 +63,19 @@ class Results:
         if not waiters:
             self._waiters.pop(intent, None)
 
-    def _patience(self) -> float:
-        """Return after how many seconds one that begins to wait now looks again; those before it look before it."""
-        return max(RECHECK, len(self._waiters) / _A_SECOND)
+    async def _told(self, waiter: _Waiter) -> Outcome | None:
+        """Return what *waiter* is told, None when it is time to look; who begins to wait now looks after the others."""
+        # not by asyncio.wait, which costs a result two turns of the loop
+        patience = max(RECHECK, len(self._waiters) / _A_SECOND)
+        alarm = later(asyncio.get_running_loop(), patience, _look, waiter)
+        try:
+            return await waiter
+        finally:
+            alarm.cancel()
 
-    async def sent(self, intent: str, waiter: asyncio.Future[Outcome]) -> Outcome:
+    async def sent(self, intent: str, waiter: _Waiter) -> Outcome:
         """Return the outcome of an intent that was just sent, *waiter* being there before: nothing is read."""
-        await asyncio.wait([waiter], timeout=self._patience())
-        if waiter.done() and not waiter.cancelled():
-            return waiter.result()
-        return await self.outcome(intent)
+        return await self._told(waiter) or await self.outcome(intent)
 
     async def outcome(self, intent: str) -> Outcome:
         """Return how *intent* ends, whoever sent it; NotFound if it is not there."""
@@ -88,9 +93,8 @@ class Results:
                         outcome, _ = await inspection.outcome_and_reply(self._store, intent)
                     if outcome is not None:
                         return outcome
-                    await asyncio.wait([waiter], timeout=self._patience())
-                    if waiter.done() and not waiter.cancelled():
-                        return waiter.result()
+                    if (outcome := await self._told(waiter)) is not None:
+                        return outcome
                 finally:
                     self.leave(intent, waiter)
         finally:
@@ -122,7 +126,7 @@ class Results:
             return
         if rest == b"?":  # too large for a message
             for waiter in waiters:
-                waiter.cancel()
+                _look(waiter)
             return
         outcome = inspection.unpack_outcome(rest)
         for waiter in waiters:
@@ -136,4 +140,9 @@ class Results:
                     event.set()
             for waiters in self._waiters.values():
                 for waiter in waiters:
-                    waiter.cancel()
+                    _look(waiter)
+
+
+def _look(waiter: _Waiter) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

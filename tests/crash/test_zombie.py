@@ -48,3 +48,29 @@ async def test_a_thawed_zombie_is_refused_record_and_settle_and_its_handlers_are
     assert not fleet.events("worker.stalled")
     await fleet.reap()
     assert await check_all(await fleet.store()) == {"COMPLETED": 3}
+
+
+@pytest.mark.parametrize("most", [3, 2])
+async def test_what_comes_to_a_frozen_process_that_waits_for_work_is_done_by_another(fleet: Fleet, most: int) -> None:
+    (zombie,) = await fleet.start(1, lease=LEASE, target="tests.crash.app:steps")
+    assert await fleet.client.call("steps", {"n": 1}, timeout=10) == 40
+    store = await fleet.store()
+
+    async def waits() -> bool:
+        return b"blocked_clients:1" in await store.mux.command("INFO", "clients")
+
+    await until(waits)
+    zombie.freeze()
+    send, payload = fleet.client.send, {"n": 2}
+    ids = [await send("steps", payload, max_delivery_attempts=most) for _ in range(3)]
+    # the server claims the first for it; but one that a loss would make a suspect the process has to ask for
+    at_work = [(await fleet.client.get(i)).attempt for i in ids]
+    assert at_work == ([1, 0, 0] if most > 2 else [0, 0, 0])
+    await fleet.start(1, lease=LEASE, target="tests.crash.app:steps")
+    assert [await fleet.client.wait_for(i, 20) for i in ids] == [80, 80, 80]
+    zombie.thaw()
+    if most > 2:
+        await fleet.event("attempt.ended", pid=zombie.pid, intent=ids[0], ended="lost")
+    assert [(await fleet.client.get(i)).attempt for i in ids] == [a + 1 for a in at_work]
+    await fleet.reap()
+    assert await check_all(store) == {"COMPLETED": 4}

@@ -17,7 +17,7 @@ from redurable.store.scripts import CHUNK, Script, load, load_all, parse
 ALL = load_all()
 PARTS = (
     "enqueue", "rearm", "arrive", "rest", "admit", "leave", "finish", "interrupt", "save", "stand", "remove",
-    "contents", "pinned", "limit",
+    "contents", "pinned", "delivered", "limit",
 )  # fmt: skip
 FINAL = {status.value for status in Status if status.final}
 STATES = {status.value for status in Status} - {"DELIVERED"} | {"none", "any"}

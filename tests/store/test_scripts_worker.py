@@ -12,12 +12,19 @@ from redurable.ids import new_id
 from redurable.model import Claimed, Outcome, Status, StepDone, decode_entry, encode_entry
 from redurable.store.keeper import Keeper, renewal
 from redurable.store.keys import GROUP, SOLO
+from redurable.store.multiplexer import Multiplexer
 from redurable.store.server import PrivateServer
 from tests.store.conftest import answers, plain
 from tests.store.world import CLAIMED, DAY, FINAL, NOW, NOW_MS, QUEUE, STATES, STEP, World, result_of
 from tests.support.invariants import check, check_all
 
 pytestmark = pytest.mark.anyio
+
+
+async def reader_blocks(world: World) -> None:
+    """Return once a client of the server waits in a blocking read."""
+    while b"blocked_clients:0" in await world.mux.command("INFO", "clients"):
+        await asyncio.sleep(0.01)
 
 
 class TestClaim:
@@ -47,6 +54,58 @@ class TestClaim:
         assert lease.deadline == NOW_MS + 5000
         assert (lease.body, lease.entries) == (await lease.read_body(), [])
         assert await check(world.store, world.id) == "IN_PROGRESS"
+
+    async def test_behind_a_blocking_read_it_takes_the_first_that_is_delivered(self, world: World) -> None:
+        streams = world.streams
+        await world.keeper.open(streams)
+        reader = Multiplexer(world.store.topology, eager=False)
+        await reader.start()
+        try:
+            new = [">"] * len(streams)
+            read = reader.command("XREADGROUP", "GROUP", GROUP, "w1", "BLOCK", 8000, "STREAMS", *streams, *new)
+            behind = {"marks": ["0"] * len(streams), "mux": reader}
+            claim = world.keeper.claiming(streams, [""] * len(streams), 1, 1, CLAIMED, [], **behind)
+            await reader_blocks(world)
+            ids = [await world.submit(new_id(0)) for _ in range(3)]
+            ((_, ((entry, (_, intent)),)),) = await read
+            (lease,) = world.keeper.leases(streams, await claim)
+        finally:
+            await reader.close()
+        assert (lease.id, lease.entry, lease.attempt) == (ids[0], entry, 1)
+        assert intent.decode() == ids[0]
+        assert [await world.state_of(intent) for intent in ids] == ["IN_PROGRESS", "SUBMITTED", "SUBMITTED"]
+        assert [a.id for a in await world.claim(9, number=2)] == ids[1:]
+
+    async def test_behind_a_read_it_takes_what_comes_after_the_marks(self, world: World) -> None:
+        first, second = await world.submit(new_id(0)), await world.submit(new_id(0))
+        await world.keeper.open([*world.streams, world.solo])
+        place, entry, _ = await world.deliver()
+        everywhere = ["0"] * (len(world.streams) + 1)
+        marks = [*everywhere[: place - 1], entry.decode(), *everywhere[place:]]
+        assert await world.claim(marks=marks) == []  # nothing more was delivered, and it reads nothing itself
+        assert await world.mux.command("HGETALL", world.keys.workers) == []
+        await world.deliver()
+        (lease,) = await world.claim(5, number=7, marks=marks)
+        assert lease.id == second
+        (again,) = await world.claim(5, number=7, marks=marks)
+        assert (again.id, again.fence) == (second, lease.fence)
+        assert [a.id for a in await world.claim(5, number=8, marks=everywhere)] == [first]
+
+    @pytest.mark.parametrize("why", ["its max", "the queue's max", "a loss"])
+    async def test_behind_a_read_it_leaves_what_one_more_loss_would_make_a_suspect(
+        self, world: World, why: str
+    ) -> None:
+        limits = ["2" if why == "the queue's max" else ""] * (len(world.streams) + 1)
+        if why == "a loss":
+            await world.bring("IN_PROGRESS")
+            assert await world.call("recover") == "OK"
+        else:
+            await world.submit(max_losses=2 if why == "its max" else None)
+            await world.keeper.open([*world.streams, world.solo])
+        place, entry, intent = await world.deliver()
+        assert await world.claim(marks=["0"] * len(limits), limits=limits) == []
+        assert await world.state_of(world.id) == "SUBMITTED"
+        assert [a.id for a in await world.claim(given=[place, entry, intent], limits=limits)] == [world.id]
 
     @pytest.mark.parametrize("state", [s for s in STATES if s not in ("SUBMITTED", "GONE")])
     async def test_only_submitted_intents_are_taken(self, world: World, state: str) -> None:

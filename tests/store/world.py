@@ -132,7 +132,7 @@ class World:
         keeper = Keeper(self.store, 0, worker) if worker else self.keeper
         streams = [*self.streams, self.solo]
         limits = more.pop("limits", [""] * len(streams))
-        return await keeper.claim(streams, limits, count, number, CLAIMED, more.pop("given", []))
+        return await keeper.claim(streams, limits, count, number, CLAIMED, more.pop("given", []), **more)
 
     async def bring(self, state: str, steps: int = 0, **options: Any) -> None:
         """Bring the world's intent into *state* by scripts alone, recording *steps* on the way where it can."""

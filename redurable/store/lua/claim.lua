@@ -3,13 +3,20 @@
 -- their order, and answers all that attempts need. Keys of intents are built from `prefix`: ids are only known here.
 -- A worker's numbers rise; sent again with one that was used, it answers what that took. `gated` ('' = no queue has
 -- versions): fresh work is for the current one, the first claim pins it. What is pinned to another is put there.
+-- With `marks` it is sent behind a blocking read and takes what that has delivered, nothing else. The process may have
+-- hung since: it takes nothing that would be a suspect if it were lost to that.
 -- by     worker
 -- keys   workers versions streams*
--- args   worker number count prefix claimed version gated limits* given*
+-- args   worker number count prefix claimed version gated limits* marks* given*
 -- reply  list of (id stream entry fence attempt created started deadline base body entries, for a version: its pin)
 -- flags  allow-oom
--- uses   enqueue contents pinned
-local lanes, queues, taken, bytes, us = {}, {}, {}, 0, now_us()
+-- uses   enqueue contents pinned delivered
+local lanes, queues, taken, bytes, ahead = {}, {}, {}, 0, #marks > 0
+if ahead then
+  given = delivered(worker, streams, marks, count)
+  if #given == 0 then return taken end
+end
+local us = now_us()
 local function lane_of(i) -- asked of those that matter alone: a worker may name hundreds
   local kind, queue, tail = streams[i]:sub(#prefix + 1):match('^(%a):([^:]+):(.+)$')
   lanes[i], queues[i] = kind .. ':' .. tail, queue
@@ -27,9 +34,10 @@ end
 local function take(index, entry, id)
   local head, journal = prefix .. 'i:' .. id, prefix .. 'j:' .. id
   local h = redis.call('HMGET', head,
-    'status', 'at', 'attempt', 'fence', 'max', 'created', 'started', 'deadline', 'version')
+    'status', 'at', 'attempt', 'fence', 'max', 'created', 'started', 'deadline', 'version', 'losses')
   if h[2] ~= (lanes[index] or lane_of(index)) .. '/' .. entry then return drop(streams[index], entry) end
   if h[1] ~= 'SUBMITTED' then return end
+  if ahead and (tonumber(h[10] or 0) > 0 or (tonumber(h[5] or limits[index]) or 3) < 3) then return end
   local begins = h[9] == '' or not (h[4] or h[9])
   if gated ~= '' and begins then h[9] = current(versions, queues[index]) or version end
   if h[9] and h[9] ~= '' and h[9] ~= version then
@@ -51,24 +59,14 @@ local function take(index, entry, id)
 end
 
 if tonumber(redis.call('HGET', workers, worker .. '#') or 0) >= tonumber(number) then
-  for i, stream in ipairs(streams) do
-    for _, row in ipairs(redis.pcall('XPENDING', stream, 'rd', '-', '+', 1000, worker)) do
-      local found = redis.call('XRANGE', stream, row[1], row[1])
-      local id = found[1] and found[1][2][2]
-      local h = id and redis.call('HMGET', prefix .. 'i:' .. id,
-        'status', 'at', 'attempt', 'fence', 'base', 'created', 'started', 'deadline', 'version')
-      if h and h[1] == 'IN_PROGRESS' and h[4]:match(':(.*)$') == worker .. ':' .. number then
-        answer(i, row[1], id, h[4], h, h[5])
-      end
-    end
-  end
+  taken_by(number, worker, prefix, streams, answer)
   return taken
 end
 redis.call('HSET', workers, worker .. '#', number)
 for i = 1, #given, 3 do pcall(take, tonumber(given[i]), given[i + 1], given[i + 2]) end
 for i, stream in ipairs(streams) do
   local left = tonumber(count) - #taken
-  if left <= 0 then break end
+  if left <= 0 or ahead then break end
   local foreign = gated ~= '' and lane_of(i):sub(1, 1) == 'q' and (current(versions, queues[i]) or version) ~= version
   local read = not foreign and redis.pcall('XREADGROUP', 'GROUP', 'rd', worker, 'COUNT', left, 'STREAMS', stream, '>')
   if read and not read.err then
