@@ -48,6 +48,9 @@ class Redurable(Queue):
     async def result(self, handle: Any) -> Any:
         return await self.client.wait_for(handle)
 
+    async def call(self, payload: str) -> Any:
+        return await self.client.call("noop", payload)  # send and wait_for in one
+
     async def send_hang(self, mark: str) -> None:
         await self.client.send("hang", mark)
 
