@@ -97,7 +97,12 @@ def get(
     if as_json:
         print_json(as_fields(info) | {"waits": [told.wait_fields(wait) for wait in info.waits], "result": result})
         return
-    error = info.error
+    _show(info, result, traceback)
+
+
+def _show(info: IntentInfo, result: Any, traceback: bool) -> None:
+    """Print what is known of an intent for people."""
+    error, runs = info.error, info.status is Status.IN_PROGRESS
     fields([
         ("id", info.id),
         ("queue", info.queue + (f" ({info.type})" if info.type else "")),
@@ -114,7 +119,8 @@ def get(
         ("attempt", info.attempt or ""),
         ("turn", info.turn if info.turn > 1 else ""),
         ("losses", f"{info.losses} (owners lost since the last progress)" if info.losses else ""),
-        ("worker", info.worker if not info.status.final else ""),
+        ("worker", info.worker if runs else ""),
+        ("last worker", "" if runs or info.status.final else info.worker),
         ("version", info.version),
         ("progress", told.progress_text(info.progress)),
         ("last step", info.step),

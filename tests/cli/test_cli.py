@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -246,7 +247,9 @@ def test_a_promise_is_resolved_and_who_did_it_is_in_the_history(cli: Cli, worker
     since = wait.pop("since")
     assert wait == {"kind": "promise", "name": "approved", "index": 0, "detail": "", "until": None}
     assert since
-    assert "waits for  promise approved, since " in cli("intents", "get", intent).out
+    text = cli("intents", "get", intent).out
+    assert re.search(r"^waits for +promise approved, since ", text, re.MULTILINE)
+    assert re.search(r"^last worker ", text, re.MULTILINE), "none holds it now"
     said = cli("intents", "resolve", intent, "aproved", "true")
     assert (said.code, said.out) == (0, f"{intent}  aproved  UNASKED\n")
     assert "nobody has asked for aproved yet: it is kept until the handler does; it waits for: approved" in said.err
