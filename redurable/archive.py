@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -12,15 +14,15 @@ from redurable.answers import check_outside
 from redurable.clock import now_ms
 from redurable.codec import digest, encode
 from redurable.codecs.base import Vault
-from redurable.errors import IdempotencyConflict
+from redurable.errors import IdempotencyConflict, NotFound
 from redurable.ids import IntentId, derived_id, new_id, partition_of
 from redurable.journal.forks import Past, past
-from redurable.model import Envelope, Forked, encode_entry
+from redurable.model import Envelope, Forked, Status, encode_entry
 from redurable.options import check_texts
 from redurable.portable import Parts
 from redurable.runtime.turns import turn_seed
 from redurable.store import archive
-from redurable.store.inspection import decode_envelope
+from redurable.store.inspection import decode_envelope, every
 from redurable.store.keys import UNPINNED
 from redurable.store.store import Store
 
@@ -108,6 +110,33 @@ class Archive:
             WrongState: It changed hands again and again meanwhile.
         """
         return await archive.export(await self._store(), intent)
+
+    async def export_all(
+        self,
+        *,
+        queue: str | None = None,
+        status: Status | str | None = None,
+        label: tuple[str, str] | None = None,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """
+        Give the record of each intent that fits, as `export` does, one after the other: however many, in little memory.
+
+        What is sent, ends or is removed meanwhile may be among them or not. One may come twice while many are sent; it
+        is imported once all the same.
+
+        Raises:
+            WrongState: One changed hands again and again meanwhile; those after it were not given.
+            StoreUnavailable: Some were given and some were not.
+        """
+        store = await self._store()
+        wanted = None if status is None else Status.of(status)
+        async with contextlib.aclosing(every(store, queue=queue, status=wanted, label=label)) as found:
+            async for one in found:
+                try:
+                    record = await archive.export(store, one.id)
+                except NotFound:
+                    continue
+                yield record
 
     async def import_(self, record: dict[str, Any]) -> bool:
         """

@@ -17,7 +17,6 @@ from redurable.model import Status
 
 __all__ = ["register"]
 
-_ALL = 1 << 31
 Some = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="The intents; or choose them by options.")]
 
 
@@ -100,14 +99,18 @@ def export(
 
     async def work() -> int:
         async with client_of(url, namespace) as client:
-            ids = intents or [
-                found.id for found in await client.list(queue=queue, status=status, label=pair, limit=_ALL)
-            ]
-            if not ids and queue is not None:
-                await check_known(client, queue)
-            for intent in ids:
+            for intent in intents or ():
                 print_json(await client.export(intent))
-            return len(ids)
+            if intents:
+                return len(intents)
+            count = 0
+            async with contextlib.aclosing(client.export_all(queue=queue, status=status, label=pair)) as records:
+                async for record in records:
+                    print_json(record)
+                    count += 1
+            if not count and queue is not None:
+                await check_known(client, queue)
+            return count
 
     note(f"{run(work())} exported")
 

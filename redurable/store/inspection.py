@@ -8,7 +8,8 @@ during the call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 import msgspec
 
@@ -31,6 +32,7 @@ __all__ = [
     "Page",
     "WorkerInfo",
     "decode_envelope",
+    "every",
     "ids_of",
     "info",
     "intents",
@@ -183,10 +185,8 @@ async def ids_of(store: Store, partition: int, queue: str | None, status: Status
     """Give pages of ids by the cheapest structure that holds them; open ones of no structure come from SCAN."""
     keys, mux = store.keys[partition], store.mux
     if status is not None and status.final:
-        view, start = keys.done if status is Status.COMPLETED else keys.failed, 0
-        while found := await mux.command("ZREVRANGE", view, start, start + _PAGE - 1):
-            yield [raw.decode() for raw in found]
-            start += _PAGE
+        async for page in _ended(store, keys.done if status is Status.COMPLETED else keys.failed):
+            yield page
         return
     if status in (Status.SUBMITTED, Status.DELIVERED, Status.IN_PROGRESS):
         for raw in await mux.command("SMEMBERS", keys.streams):
@@ -203,6 +203,20 @@ async def ids_of(store: Store, partition: int, queue: str | None, status: Status
             ids = []
     for page in _newest_first(ids):
         yield page
+
+
+async def _ended(store: Store, view: str) -> AsyncIterator[list[str]]:
+    """Give pages of a view, the last to go first; by time, since ranks shift as others end or are deleted."""
+    top, there = b"+inf", set[bytes]()  # where the last page ended, and what was given of that moment
+    while True:
+        words = ("BYSCORE", "REV", "LIMIT", 0, _PAGE + len(there), "WITHSCORES")
+        flat = await store.mux.command("ZRANGE", view, top, "-inf", *words)
+        if not (found := [raw for raw in flat[::2] if raw not in there]):
+            return
+        yield [raw.decode() for raw in found]
+        last = flat[-1]
+        there = {raw for raw, at in zip(flat[::2], flat[1::2], strict=True) if at == last}
+        top = last
 
 
 def _newest_first(ids: list[str]) -> Iterator[list[str]]:
@@ -232,16 +246,10 @@ async def _entries(store: Store, stream: bytes, pending: bool) -> AsyncIterator[
         begin = "(" + last.decode()
 
 
-async def intents(
-    store: Store,
-    *,
-    queue: str | None = None,
-    status: Status | None = None,
-    label: tuple[str, str] | None = None,
-    limit: int = 100,
-) -> Page:
-    """Return up to *limit* intents that fit, newest first (of an uncommonly large namespace, in parts)."""
-    page: dict[str, IntentInfo] = {}  # by id: SCAN may give a key twice
+async def every(
+    store: Store, *, queue: str | None = None, status: Status | None = None, label: tuple[str, str] | None = None
+) -> AsyncGenerator[IntentInfo, None]:
+    """Give the intents that fit, newest first (of an uncommonly large namespace, in parts); one may come twice."""
     for partition, keys in enumerate(store.keys):
         async for ids in ids_of(store, partition, queue, status):
             heads = [store.mux.command("HMGET", keys.head(intent), "status", "queue") for intent in ids]
@@ -254,9 +262,24 @@ async def intents(
                         raise found
                     same = status is None or found.status is status
                     if same and (label is None or found.labels.get(label[0]) == label[1]):
-                        page[found.id] = found
-                        if len(page) >= limit:
-                            return list(page.values())
+                        yield found
+
+
+async def intents(
+    store: Store,
+    *,
+    queue: str | None = None,
+    status: Status | None = None,
+    label: tuple[str, str] | None = None,
+    limit: int = 100,
+) -> Page:
+    """Return up to *limit* of `every`, each once."""
+    page: dict[str, IntentInfo] = {}
+    async with contextlib.aclosing(every(store, queue=queue, status=status, label=label)) as found:
+        async for one in found:
+            page[one.id] = one
+            if len(page) >= limit:
+                break
     return list(page.values())
 
 

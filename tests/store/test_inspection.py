@@ -167,6 +167,20 @@ class TestListing:
         assert {f.id for f in every} == set().union(*ids.values())
         assert len(every) == 27
 
+    @pytest.mark.parametrize("moments", [1, 7, 700])
+    async def test_ended_ones_are_paged_by_time_while_others_end_and_go(self, world: World, moments: int) -> None:
+        """Each that is there all the while comes once, also of many that ended at one moment."""
+        view = world.keys.done
+        await world.mux.command("ZADD", view, *(w for n in range(700) for w in (10**9 + n % moments, f"{n:05d}")))
+        found: list[str] = []
+        async for page in inspection.ids_of(world.store, 0, None, Status.COMPLETED):
+            found += page
+            await world.mux.command("ZADD", view, *(w for n in range(50) for w in (10**10, f"new-{len(found)}-{n}")))
+            gone = [name for name in found if name.startswith("0")][:100]
+            await world.mux.command("ZREM", view, *gone)
+        await world.mux.command("UNLINK", view)
+        assert sorted(found) == [f"{n:05d}" for n in range(700)]
+
     async def test_filters_go_together(self, world: World) -> None:
         for queue in ("mail", "sms"):
             for team in ("a", "b"):
