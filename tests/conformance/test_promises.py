@@ -75,7 +75,7 @@ async def test_of_many_who_resolve_at_once_one_has(s: Site) -> None:
     await s.until(intent)
     tries = [s.client.resolve(intent, "a", f"by {n}") for n in range(10)]
     answers = await asyncio.gather(*tries, return_exceptions=True)
-    winners = [n for n, answer in enumerate(answers) if answer is None]
+    winners = [n for n, answer in enumerate(answers) if answer == "RESOLVED"]
     assert len(winners) == 1
     assert await s.result(intent) == [f"by {winners[0]}"]
 

@@ -166,7 +166,7 @@ def _claim_words(world: World) -> tuple[Any, ...]:
     from tests.store.world import CLAIMED
 
     streams = [*world.streams, world.solo]
-    args = ("w1", 1, 1, world.keys.prefix, CLAIMED, "", "", len(streams), *[""] * len(streams), 0)
+    args = ("w1", 1, 1, world.keys.prefix, CLAIMED, "", "", len(streams), *[""] * len(streams), 0, 0)
     return load("claim"), 0, (world.keys.workers, world.keys.versions, *streams), args
 
 
