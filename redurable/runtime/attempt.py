@@ -56,7 +56,7 @@ from redurable.runtime.cancellation import told
 from redurable.runtime.conductor import Conductor
 from redurable.runtime.growth import NO_LIMITS, grown, watch_growth
 from redurable.runtime.handlers import HandlerSpec, Resources
-from redurable.runtime.holding import ended_unfit, given, put_down
+from redurable.runtime.holding import UNFIT, ended_unfit, given, not_begun, put_down
 from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.sealed import SealedRecorder
@@ -191,11 +191,12 @@ class Attempt:
         grown(self, self._limits, entries, size)
 
     def hold(self, error: CodecError) -> None:
-        """A value cannot be sealed or opened: unwind, and put the intent down until that may have been mended."""
+        """A value cannot be sealed or used: unwind, and put the intent down until that may have been mended."""
         if threading.get_ident() != self.thread:
             self.loop.call_soon_threadsafe(self.hold, error)
             return
-        self.recorder.lose("HELD")
+        if not isinstance(error, UNFIT):
+            self.recorder.lose("HELD")
         self.conductor.unwind(error)
 
     def unwind(self) -> None:
@@ -211,11 +212,8 @@ class Attempt:
             limits = wanted_of(self, arguments) if self.spec.limits else None
             if self.spec.depends:
                 arguments |= await self._resources.provide(self.spec)
-        except CodecError:
-            raise
         except Exception as error:  # a payload that does not fit, or a dependency that could not be made
-            await self.recorder.load()
-            return await self._retry_or_fail(error)
+            return await not_begun(self, error)
         if limits and (ended := await admitted(self, limits)):
             return ended
         if lease.base:
@@ -268,7 +266,7 @@ class Attempt:
         if conductor.ending is not None:
             ending = conductor.ending
             return await self._compensate(ending.status, ending.error)
-        if isinstance(signal, JournalMismatchError):
+        if isinstance(signal, UNFIT):
             return await self._compensate(*ended_unfit(conductor, signal))
         if isinstance(signal, UsageError):
             return await self._retry_or_fail(signal)

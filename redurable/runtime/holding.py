@@ -29,17 +29,24 @@ if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
     from redurable.runtime.conductor import Conductor
 
-__all__ = ["PAUSE", "ended_unfit", "fitting", "given", "put_down", "restored", "unless_replayed"]
+__all__ = ["PAUSE", "UNFIT", "ended_unfit", "fitting", "given", "not_begun", "put_down", "restored", "unless_replayed"]
 
 PAUSE = 600.0  # s at most between two looks
-_UNFIT = {"held": JournalMismatchError.code}
+_ENDED_UNFIT: tuple[dict[str, str], ...] = ({"held": "JOURNAL_MISMATCH"}, {"held": "TYPE_CHANGED"})
 _BEGUN = (*IDENTIFIED, Continued)
 _LONGEST = 500  # of what is said of it, in characters
 
 
+class _TypeChanged(CodecError):
+    """TYPE_CHANGED, see `CodecError`."""
+
+
+UNFIT = (JournalMismatchError, _TypeChanged)  # the code is another than the one that recorded it
+
+
 def _changed(attempt: Attempt, error: SerialisationError) -> CodecError:
     """Hold the intent: what was stored fitted once, and does not now."""
-    changed = CodecError(
+    changed = _TypeChanged(
         f"{error.message}; it did when it was recorded", code="TYPE_CHANGED",
         hint="let new fields have defaults; or start a worker whose types it fits",
     )  # fmt: skip
@@ -117,19 +124,29 @@ async def restored(scope: Scope, data: bytes, of: Any, what: str, *, own: bool =
     return fitting(scope.attempt, kind, data, what)
 
 
-def ended_unfit(conductor: Conductor, error: JournalMismatchError) -> tuple[Status, ErrorInfo | None]:
-    """
-    Return how an intent ends that was asked to end, although its code does not fit its journal: its outcome says so.
+async def not_begun(attempt: Attempt, error: Exception) -> str:
+    """The handler could not be called, for *error*: return how the attempt ended, or raise it, to be held."""
+    if isinstance(error, CodecError) and not isinstance(error, _TypeChanged):
+        raise error
+    await attempt.recorder.load()
+    if isinstance(error, _TypeChanged):
+        return await attempt._compensate(*ended_unfit(attempt.conductor, error))
+    return await attempt._retry_or_fail(error)
 
-    What is undone then was registered before the place that does not fit.
+
+def ended_unfit(conductor: Conductor, error: CodecError | JournalMismatchError) -> tuple[Status, ErrorInfo | None]:
+    """
+    Return how an intent ends that was asked to end, although its code does not fit what is recorded.
+
+    Its outcome says so: what is undone then was registered before the place that does not fit.
 
     Raises:
-        JournalMismatchError: It is to be held. Nobody asked it to end; or its handler, or its undo work, has gone on
-            since under code that did fit, which has to finish that.
+        JournalMismatchError, CodecError: It is to be held. Nobody asked it to end; or its handler, or its undo work,
+            has gone on since under code that did fit, which has to finish that.
     """
     cursor = conductor.cursor
     begun = cursor.ending_ahead()
-    if begun is not None and begun.error is not None and begun.error.details == _UNFIT:
+    if begun is not None and begun.error is not None and begun.error.details in _ENDED_UNFIT:
         conductor.ending = begun
         return begun.status, begun.error
     cancel = cursor.cancel
@@ -137,7 +154,7 @@ def ended_unfit(conductor: Conductor, error: JournalMismatchError) -> tuple[Stat
         raise error
     why = told(cancel)
     message = f"{why.message}; what was registered to undo is undone up to where its code does not fit: {error.message}"
-    return cancel.status, msgspec.structs.replace(why, message=message, details=_UNFIT)
+    return cancel.status, msgspec.structs.replace(why, message=message, details={"held": error.code})
 
 
 async def put_down(lease: Lease, seen: int, error: CodecError | JournalMismatchError) -> str:

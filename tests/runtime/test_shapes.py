@@ -104,6 +104,22 @@ async def test_what_was_recorded_and_does_not_fit_any_more_holds_the_intent(w: W
     assert (await w.result(intent))[0] == "Old"
 
 
+@pytest.mark.parametrize("kinds", [{"payload": Other}, {"result": Other}], ids=["payload", "result"])
+async def test_asked_to_end_it_ends(w: World, kinds: dict[str, Any]) -> None:
+    intent = await w.send({"item": "tea", "count": 2}, key="k")
+    unfit = await _switch(w, _made(_body, payload=Old), _made(_body, **kinds), intent)
+    await w.held(intent)
+    assert await w.client.cancel(intent) == "REQUESTED"
+    failure = await w.failure(intent)
+    assert (failure.status, failure.error.details) == ("CANCELED", {"held": "TYPE_CHANGED"})
+    assert "its code does not fit: " in failure.error.message
+    await w.client.retry(intent)
+    await w.held(intent)
+    await w.stop(unfit)
+    await w.serve(_made(_body, payload=Old))
+    assert (await w.result(intent))[0] == "Old", "what was given up is not lost"
+
+
 async def test_a_state_of_another_shape_holds_whoever_reads_it(w: World) -> None:
     def made(kind: Any) -> Any:
         async def handle(payload: str) -> Any:
