@@ -115,6 +115,7 @@ class Cursor:
         self._past = 0
         self._order: dict[str, deque[Identity]] = {}
         self._ahead: dict[Identity, int] = {}
+        self.passed: dict[Identity, Any] = {}  # entries that were passed by, see `left.pass_by`; not asked for since
         self._inside: dict[Identity, list[Any]] = {}
         self._calls: dict[Identity, Call] = {}
         self._waiting: dict[Identity, Call] = {}
@@ -217,9 +218,11 @@ class Cursor:
         """
         call = Call(identity, key, reason)
         scope, _, n = identity
-        if INSIDE in scope:
+        if INSIDE in scope or identity in self.passed:
             self._recall(call)
-            return call
+            self.passed.pop(identity, None)
+            if INSIDE in scope:
+                return call
         if identity not in self.abandoned and not isinstance(n, str):
             order = self._order.get(scope)
             # a wait for what comes from outside may have left no entry of its own
@@ -231,11 +234,10 @@ class Cursor:
                 if order:
                     order.popleft()
         if identity in self._calls:
-            raise UsageError(
-                f"{_named(identity)} was called twice with the same id", code="STEP_ID_REUSED",
-                hint="within a turn of an intent an id names one call",
-            )  # fmt: skip
+            raise UsageError(f"{_named(identity)} was called twice with the same id", code="STEP_ID_REUSED")
         self._calls[identity] = call
+        if call.state == DONE:
+            return call
         if key is not None and identity not in self.abandoned:
             if key in self.arrived:
                 call.entry, call.state = self.arrived[key], DONE
@@ -348,7 +350,7 @@ class Cursor:
                 if what.scope in open_paths and INSIDE not in what.scope:
                     return None
                 return self.mismatch(what)
-        return None
+        return self.mismatch(next(iter(self.passed.values()))) if self.passed else None
 
     def startable(self) -> list[Call]:
         """Return the calls that may start now: asked, without an entry, the journal applied to its end."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from redurable.journal.cursor import IDENTIFIED, Cursor, inside_of
 from redurable.model import Arrived, Called, CancelRequested, Compensating
 
-__all__ = ["gone_on", "running", "unused", "went_past"]
+__all__ = ["gone_on", "pass_by", "running", "unused", "went_past"]
 
 
 def running(cursor: Cursor) -> list[str]:
@@ -30,6 +32,22 @@ def gone_on(cursor: Cursor) -> bool:
             return False
         if isinstance(entry, (*IDENTIFIED, Compensating)):
             return True
+    return True
+
+
+def pass_by(cursor: Cursor, entry: Any) -> bool:
+    """
+    Keep *entry*, the next, for whoever asks for it later; False if the handler waits for nothing that lies behind it.
+
+    That is for calls which their callers named alone: they may come back in another order.
+    """
+    waiting = [call.identity for call in cursor.calls]
+    if not isinstance(entry.n, str) or not any(isinstance(i[2], str) and cursor.has_entry(i) for i in waiting):
+        return False
+    identity = (entry.scope, entry.name, entry.n)
+    cursor._inside.setdefault(identity, []).append(entry)
+    cursor.passed[identity] = entry
+    cursor._take(entry)
     return True
 
 

@@ -282,7 +282,7 @@ class Attempt:
             return await self._compensate(cancel.status, told(cancel))
         if error is not None and signal is None:
             return await self._retry_or_fail(error)
-        if not self._cursor.exhausted:
+        if not self._cursor.exhausted or self._cursor.passed:
             skipped = self._cursor.skipped({s.path for s in conductor.scopes if s is not conductor.main})
             if skipped is not None:
                 return await self._compensate(*ended_unfit(conductor, skipped))

@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from redurable.events import emit
+from redurable.journal.left import pass_by
 from redurable.journal.rest import DURABLE, FOREIGN, SHARED, foreign_wait, where
 from redurable.tasks import later
 
@@ -61,7 +62,10 @@ class Early:
             # what is shared may be held by others for a while: another intent that uses the same semaphore
             patience = _PATIENCE if SHARED in kinds.values() or timed else 0.0
             if FOREIGN not in kinds.values() and now - self._since >= patience:
-                conductor.unwind(conductor.cursor.mismatch(entry))
+                if pass_by(conductor.cursor, entry):
+                    later(asyncio.get_running_loop(), 0.0, conductor.kick)
+                else:
+                    conductor.unwind(conductor.cursor.mismatch(entry))
                 return
             if now - self._since > _LONG and not self._named:
                 self._named, lease = True, conductor.recorder.lease

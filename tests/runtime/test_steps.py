@@ -11,7 +11,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from redurable import Retry, RetryLater, Status, StepFailed, TerminalError, UsageError, idempotency_key, run, step
+from redurable import (
+    Retry,
+    RetryLater,
+    Status,
+    StepFailed,
+    TerminalError,
+    UsageError,
+    current,
+    idempotency_key,
+    run,
+    step,
+)
 from redurable.model import Reason, StepDone, StepFailedEntry, StepTried
 from tests.runtime.world import World, again
 
@@ -311,9 +322,7 @@ async def test_calls_named_by_their_caller_are_found_whatever_their_order(w: Wor
     orders = [["a", "b", "c"], ["c", "a", "b"], ["b", "c", "a"]]
 
     async def main(payload: None) -> str:
-        from redurable import current
-
-        found = [await tool(name) for name in orders[(current().attempt - 1) % 3]]
+        found = [await tool(name) for name in orders[current().attempt - 1]]
         again(2)
         return "".join(sorted(found))
 
@@ -322,6 +331,22 @@ async def test_calls_named_by_their_caller_are_found_whatever_their_order(w: Wor
     assert await w.result(intent) == "ABC"
     assert ran == ["a", "b", "c"]
     assert [e.n for e in await w.entries(intent, StepDone)] == ["a", "b", "c"]
+    assert (await w.get(intent)).attempt == 3
+    assert not w.seen("intent.held")
+
+
+async def test_a_call_named_by_its_caller_that_is_not_made_any_more_is_found(w: World) -> None:
+    @step(id=lambda name: name)
+    async def tool(name: str) -> str:
+        return name
+
+    async def main(payload: None) -> None:
+        for name in ("a", "b", "c") if current().attempt == 1 else ("a", "c"):
+            await tool(name)
+        again(1)
+
+    await w.serve(main)
+    assert "tool#b" in await w.held(await w.send())
 
 
 class Point(msgspec.Struct):
