@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(
         prog="python -m tests.growth",
         description="What an operation costs, as more and more is queued, finished, parked, recorded, or served.",
-        epilog="Exit code 0: every cost is flat; 1: something grows. 10,000 takes a few minutes, a million an hour.",
+        epilog="Exit code 0: every cost is flat; 1: something grows. 10,000 takes minutes, a million a quarter hour.",
     )
     parse.add_argument("--most", type=int, default=10_000, metavar="N", help="the most intents (default: 10,000)")
     parse.add_argument("--only", action="append", default=[], choices=list(AXES), help="these axes; repeated")

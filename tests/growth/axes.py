@@ -86,6 +86,7 @@ async def finished(lab: Lab) -> AsyncIterator[Line]:
             stage.workers.freeze()  # it has no part in these
             yield await _get(stage, size, ids[-200:])
             yield await _page(stage, size)
+            yield await _walk(stage, size)
             stage.workers.thaw()
 
 
@@ -105,6 +106,14 @@ async def _page(stage: Stage, size: int) -> Line:
         return 5
 
     return Line("finished", "list: a page of 100", size, await stage.cost(page, thaw=False))
+
+
+async def _walk(stage: Stage, size: int) -> Line:
+    async def walk() -> int:
+        await stage.client.deployments.list()
+        return await stage.done()
+
+    return Line("finished", "deployments: an intent passed", size, await stage.cost(walk, thaw=False))
 
 
 async def parked(lab: Lab) -> AsyncIterator[Line]:
