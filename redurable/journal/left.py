@@ -37,11 +37,11 @@ def gone_on(cursor: Cursor) -> bool:
 
 def pass_by(cursor: Cursor, entry: Any) -> bool:
     """
-    Keep *entry*, the next, for whoever asks for it later; False if the handler waits for nothing that lies behind it.
+    Keep *entry*, the next, for whoever asks for it later; False if its scope waits for nothing that lies behind it.
 
-    That is for calls which their callers named alone: they may come back in another order.
+    That is for calls which their callers named alone: within a scope they may come back in another order.
     """
-    waiting = [call.identity for call in cursor.calls]
+    waiting = [call.identity for call in cursor.calls if call.identity[0] == entry.scope]
     if not isinstance(entry.n, str) or not any(isinstance(i[2], str) and cursor.has_entry(i) for i in waiting):
         return False
     identity = (entry.scope, entry.name, entry.n)
