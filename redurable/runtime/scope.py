@@ -69,6 +69,10 @@ class Scope:
             return self.path
         return inside_of((self.path, *self.step))
 
+    def place_of(self, n: int | str) -> str:
+        """Return the same of call *n*: what its caller named is the handler's, or its undo work's, in any branch."""
+        return self.attempt.conductor.main.path if isinstance(n, str) and not self.inside else self.place()
+
     def number(self, name: str) -> int:
         """Return the next number of *name* in this scope, or in the step that it is in."""
         key = name if self.step is None else f"{self.place()}{name}"

@@ -46,7 +46,7 @@ R = TypeVar("R")
 async def opened(scope: Scope, spec: StepSpec, n: int | str) -> Call:
     """Ask for the step; return when it is done before, or may run now."""
     conductor = scope.attempt.conductor
-    place = "" if isinstance(n, str) and not scope.inside else scope.place()
+    place = scope.place_of(n)
     call = conductor.ask(scope, (place, spec.name, n))
     call.code = spec.code
     call.finish = spec.on_cancel == "finish" or scope.task is None  # a thread cannot be interrupted

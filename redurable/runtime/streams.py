@@ -276,7 +276,7 @@ class Stream(Generic[T]):
 
 
 def _part_of(scope: Scope, spec: StepSpec, n: int | str) -> str:
-    place = "" if isinstance(n, str) and not scope.inside else scope.place()
+    place = scope.place_of(n)
     return f"i:{inside_of((place, spec.name, n)).removesuffix(INSIDE)}"
 
 

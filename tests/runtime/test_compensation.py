@@ -223,6 +223,33 @@ async def test_an_operators_retry_after_undoing_does_the_work_again(w: World) ->
     assert ran == ["book", "pay", "undo", "pay"]
 
 
+async def test_undo_work_with_an_id_of_its_own_is_done_again_after_a_retry(w: World) -> None:
+    ran: list[str] = []
+
+    @step(id=lambda what: what)
+    async def undo(what: str) -> None:
+        ran.append(f"undo {what}")
+
+    @step(id=lambda what: what)
+    async def do(what: str) -> None:
+        ran.append(what)
+        if len(ran) < 5:
+            raise TerminalError("not yet")
+
+    async def main(payload: None) -> str:
+        compensate(undo, "a")
+        await do("a")
+        return "done"
+
+    await w.serve(main)
+    intent = await w.send()
+    for _ in range(2):
+        assert (await w.failure(intent)).status == "FAILED"
+        await w.client.retry(intent)
+    assert await w.result(intent) == "done"
+    assert ran == ["a", "undo a", "a", "undo a", "a"]
+
+
 async def test_a_cancel_during_undoing_does_not_stop_it(w: World) -> None:
     ran: list[str] = []
     undoing, go_on = asyncio.Event(), asyncio.Event()
