@@ -25,6 +25,7 @@ from workers.agent.fake import Call, Ledger
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
+WAIT = 30.0  # s that is waited for a call to come to a place
 TARGET = "workers.agent.analyst:answer"
 
 
@@ -115,7 +116,7 @@ class Bed:
         data, headers = json.dumps(words).encode(), {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.base_url}/control", data, headers)
         assert self._fake.poll() is None, f"the model server ended: exit code {self._fake.returncode}"
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=2 * WAIT) as answer:
             return json.load(answer)
 
     @contextlib.contextmanager
@@ -128,30 +129,30 @@ class Bed:
             self._control(together={kind: 0})
 
     @contextlib.contextmanager
-    def stopped(self, *places: Place) -> Iterator[Callable[[], Stopped]]:
-        """Hold the next calls at these *places* until the block ends; what is given waits for one of them."""
-        self._control(stop=places)
+    def stopped(self, *places: Place, every: bool = False) -> Iterator[Callable[[], Stopped]]:
+        """Hold the next call, or *every* one, at these *places* until the block ends; what is given waits for one."""
+        self._control(stop=places, every=every)
         try:
             yield self._stopped
         finally:
             self._control(go=places)
 
     def _stopped(self) -> Stopped:
-        told = self._control(wait=True)
+        told = self._control(wait=WAIT)
         return Stopped((told["call"], told["at"]), self._owner(told["port"]))
 
     def hunt(self, places: Iterable[Place]) -> Iterator[Stopped]:
         """Kill, with SIGKILL, whoever comes to these *places*, once at each; tell as it happens."""
         left = set(places)
-        with self.stopped(*left) as wait:
+        with self.stopped(*left, every=True) as wait:
             while left:
                 found = wait()
-                if found.pid is None:  # it died of the call beside: wait for the next to come
-                    self._control(stop=[found.place])
+                if found.pid is None or found.place not in left:  # it died of the call beside: another will come
                     continue
                 os.kill(found.pid, signal.SIGKILL)
                 until(lambda gone=found.pid: gone not in self.pids())
                 left.discard(found.place)
+                self._control(go=[found.place])
                 yield found
 
     # --- the ledger

@@ -89,7 +89,7 @@ class Stops:
     """Where calls stop until they are told to go on."""
 
     def __init__(self) -> None:
-        self.armed: set[tuple[str, str]] = set()
+        self.armed: dict[tuple[str, str], bool] = {}  # whether it stops every call, or one
         self.told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.together: dict[str, int] = {}
         self._arrived: dict[str, set[str]] = defaultdict(set)
@@ -97,10 +97,11 @@ class Stops:
         self._held: dict[tuple[str, str], list[asyncio.Event]] = defaultdict(list)
 
     async def at(self, place: str, name: str, request: Request) -> None:
-        """Pass, unless a stop is armed here: it stops one call."""
+        """Pass, unless a stop is armed here."""
         stop = (name, place)
         if stop in self.armed:
-            self.armed.discard(stop)
+            if not self.armed[stop]:
+                del self.armed[stop]
             go = asyncio.Event()
             self._held[stop].append(go)
             assert request.client is not None
@@ -109,9 +110,13 @@ class Stops:
 
     def go(self, place: str, name: str) -> None:
         """Let the calls go on that have stopped here, and let the next ones pass."""
-        self.armed.discard((name, place))
+        self.armed.pop((name, place), None)
         for event in self._held.pop((name, place), ()):
             event.set()
+        for _ in range(self.told.qsize()):
+            told = self.told.get_nowait()
+            if (told["call"], told["at"]) != (name, place):  # else nobody has asked for it, nor will
+                self.told.put_nowait(told)
 
     async def meet(self, key: str, name: str) -> None:
         """Wait until as many calls of this kind are here at once as `together` says; TimeoutError if they are not."""
@@ -256,9 +261,14 @@ def application(ledger: Ledger) -> Starlette:
         asked = await request.json()
         for call, at in asked.get("go", ()):
             stops.go(at, call)
-        stops.armed.update((call, at) for call, at in asked.get("stop", ()))
+        stops.armed.update(dict.fromkeys(map(tuple, asked.get("stop", ())), asked.get("every", False)))
         stops.together.update(asked.get("together", {}))
-        return JSONResponse(await stops.told.get() if asked.get("wait") else {})
+        # bounded: of two that wait, one who has gone must not be told what the other is there for
+        told = asyncio.wait_for(stops.told.get(), asked["wait"]) if "wait" in asked else asyncio.sleep(0, {})
+        try:
+            return JSONResponse(await told)
+        except TimeoutError:
+            return JSONResponse({}, 504)
 
     return Starlette(
         routes=[
