@@ -98,7 +98,7 @@ class Bed:
         for worker in self.workers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found += psutil.Process(worker.pid).children()
-        return [child.pid for child in found if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+        return [child.pid for child in found if _alive(child)]
 
     def _owner(self, port: int) -> int | None:
         """Return the worker process that has *port*; None if it died."""
@@ -166,6 +166,13 @@ class Bed:
     def call(self, intent: str, name: str) -> Call:
         """Return one call of *intent*."""
         return next(call for call in self.ledger.calls(intent) if call.name == name)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def until(look: Callable[[], T], within: float = 60.0) -> T:
