@@ -8,12 +8,15 @@ claim (a quarter less from its send to its result, a fifth less CPU of the worke
 of the loop, so that its attempts' first commands leave before the next cohort starts: Redis and the worker then work
 at the same time (without it they take turns; 65 to 85 % more with handlers that do real work).
 Suspects (the solo lane) run alone: a worker that holds nothing takes one at a time, a busy one stops claiming when
-suspects have waited for two seconds, the next busy one two seconds later, and so on.
+suspects have waited for two seconds, the next busy one two seconds later, and so on. If what it has does not end it
+claims again for as long as it gave way, and then gives way for twice as long: handlers of hours, and all that waits
+behind them, do not stand still for a suspect, and no suspect waits for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +38,7 @@ __all__ = ["consume"]
 _BLOCK_MS = 8000  # less than the silence after which a connection is given up
 _TURN_ROUND = 8
 _SUSPECTS_WAIT = 2.0
+_GIVE_WAY = 15.0  # s that a busy worker claims nothing for the first time
 _FEW = 8  # streams, of two queues; of many, to look what was delivered is dearer than a round trip
 _Given = tuple[str, bytes, bytes]  # what a blocking read delivered: stream, entry, intent
 
@@ -71,7 +75,7 @@ class _Consumer:
         self.solo = [s for queue in queues for s in keeper.streams_of(queue)[1]]
         self.heard = -1  # of suspects: look for them first
         self.suspects_since: float | None = None
-        self.patience = _SUSPECTS_WAIT
+        self.patience, self.way = _SUSPECTS_WAIT, _GIVE_WAY
         self.rounds = 0
         # the last entry of each that came here, as far as known
         self.marks: dict[str, str | bytes] = dict.fromkeys(self.streams, "0")
@@ -207,7 +211,7 @@ class _Consumer:
             return False
         self.heard = worker.suspects.rings
         if not await self._suspects_waiting():
-            self.suspects_since = None
+            self.suspects_since, self.way = None, _GIVE_WAY
             return False
         if worker.idle():
             await self.keeper.open(self.solo)
@@ -222,11 +226,16 @@ class _Consumer:
         if self.suspects_since is None:
             self.suspects_since = monotonic()
             self.patience = _SUSPECTS_WAIT * (1 + await self._rank())
-        if monotonic() - self.suspects_since < self.patience:
+        given = monotonic() - self.suspects_since - self.patience
+        if given < 0:
             return False
         worker.freed.clear()
-        await worker.freed.wait()
-        return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.way - given):
+                await worker.freed.wait()
+                return True
+        self.suspects_since, self.patience, self.way = monotonic(), self.way, 2 * self.way
+        return False
 
     async def _suspects_waiting(self) -> bool:
         """Whether a suspect of our queues is held by nobody: one that runs alone elsewhere is no reason to stop."""
