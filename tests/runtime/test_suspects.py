@@ -45,6 +45,7 @@ async def test_a_busy_worker_gives_way_for_a_while_only(w: World, monkeypatch: p
     await w.client.pause_queue(QUEUE)
     while QUEUE not in worker.gates.closed:
         await asyncio.sleep(0.002)
+    await asyncio.sleep(0.5)  # the read that was under way has ended
     suspect = await w.send("suspect")
     await _make_suspect(w, suspect)
     await w.client.resume_queue(QUEUE)
