@@ -8,11 +8,13 @@ are dropped; a link is used by one event loop. RESP2, so that a pub/sub link and
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
 import hiredis
 
+from redurable.clock import monotonic
 from redurable.store.topology import Topology, translated
 
 __all__ = ["Link", "pack"]
@@ -29,6 +31,7 @@ class Link(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
         self._keep: Any = None
+        self._fd = -1  # of the socket, where what it says can be read past the transport
         self.paused = False
 
     @classmethod
@@ -63,6 +66,8 @@ class Link(asyncio.Protocol):
         transport.set_protocol(link)
         transport.set_write_buffer_limits(0)  # uvloop then writes at once, as asyncio does, not when the turn ends
         transport.resume_reading()
+        if transport.get_extra_info("ssl_object") is None:
+            link._fd = transport.get_extra_info("socket").fileno()
         return link
 
     @property
@@ -75,6 +80,29 @@ class Link(asyncio.Protocol):
         """Send packed commands."""
         if self._transport is not None:
             self._transport.write(data)
+
+    def poll(self, seconds: float) -> bool:
+        """
+        Read for up to *seconds* without giving the loop its turn; whether anything came.
+
+        An end or an error of the connection is left for the transport to find.
+        """
+        transport = self._transport
+        if self._fd < 0 or transport is None or transport.is_closing():
+            return False
+        until = monotonic() + seconds
+        while True:
+            try:
+                data = os.read(self._fd, 4096)
+            except BlockingIOError:
+                if monotonic() < until:
+                    continue
+                return False
+            except OSError:
+                return False
+            if data:
+                self.data_received(data)
+            return data != b""
 
     def close(self) -> None:
         """Drop the connection; `on_lost` is not called."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from redurable.config import parse_url
 from redurable.errors import StoreError, StoreUnavailable
 from redurable.events import subscribe
 from redurable.ids import new_id
+from redurable.store import spin
+from redurable.store.link import Link
 from redurable.store.multiplexer import Multiplexer
 from redurable.store.scripts import CHUNK, load_all, parse
 from redurable.store.server import PrivateServer
@@ -131,6 +134,19 @@ class TestHotPath:
             assert await within(asyncio.gather(*words)) == list(range(1, calls + 1))
             assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == evals
 
+    async def test_a_full_call_does_not_wait_for_the_turn_to_end(
+        self, make: Make, space: str, real: PrivateServer
+    ) -> None:
+        mux = await make()
+        words = [mux.call(COUNT, 0, (f"{space}:a",), (1,)) for _ in range(2 * CHUNK + 3)]
+        with plain(real) as client:
+            until = time.monotonic() + 10
+            # the loop has no turn here: what arrives was written while the calls were made
+            while int(client.get(f"{space}:a") or 0) < 2 * CHUNK:
+                assert time.monotonic() < until
+            assert int(client.get(f"{space}:a")) == 2 * CHUNK
+        assert await within(asyncio.gather(*words)) == list(range(1, 2 * CHUNK + 4))
+
     async def test_partitions_are_never_in_one_call(self, make: Make, space: str, real: PrivateServer) -> None:
         mux = await make()
         with plain(real) as client:
@@ -185,6 +201,99 @@ class TestHotPath:
             mux.call(COUNT, 0, (f"{space}:{name}",), (1,), Sink())
         await within(mux.command("PING"))
         assert Sink.answers == [1, StoreError, 2]
+
+
+class Polls:
+    """Counts what a multiplexer polls for."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, cores: int = 2) -> None:
+        self.hits: list[bool] = []
+        poll = Link.poll
+
+        def counted(link: Link, seconds: float) -> bool:
+            self.hits.append(poll(link, seconds))
+            return self.hits[-1]
+
+        patch.setattr(Link, "poll", counted)
+        patch.setattr(spin, "_cores", lambda: cores)
+        # a machine under load answers late, and then calls do not follow one another
+        patch.setattr(spin, "LONGEST", 0.05)
+        patch.setattr(spin, "_ROW", 10.0)
+
+
+class TestOneAtATime:
+    """Calls that follow one another are polled for; whatever happens, each has its answer."""
+
+    async def test_answers_of_a_near_server_are_polled_for(
+        self, make: Make, space: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        polls = Polls(monkeypatch)
+        mux = await make()
+        assert [await within(mux.call(COUNT, 0, (f"{space}:a",), (1,))) for _ in range(100)] == list(range(1, 101))
+        assert polls.hits.count(True) >= 50
+
+    async def test_what_is_too_far_away_is_polled_for_ever_more_rarely(
+        self, make: Make, space: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        polls = Polls(monkeypatch)
+        monkeypatch.setattr(spin, "LONGEST", 50e-6)
+        mux = await make(proxy.url)  # whose answers need turns of this very loop
+        assert [await within(mux.call(COUNT, 0, (f"{space}:a",), (1,))) for _ in range(150)] == list(range(1, 151))
+        assert True not in polls.hits
+        assert 1 <= len(polls.hits) <= 8
+
+    async def test_nobody_is_polled_for_on_a_single_core(
+        self, make: Make, space: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        polls = Polls(monkeypatch, cores=1)
+        mux = await make()
+        assert [await within(mux.call(COUNT, 0, (f"{space}:a",), (1,))) for _ in range(20)] == list(range(1, 21))
+        assert polls.hits == []
+
+    async def test_who_is_not_alone_is_not_polled_for(
+        self, make: Make, space: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        polls = Polls(monkeypatch)
+        mux = await make()
+        await within(mux.call(COUNT, 0, (f"{space}:a",), (0,)))
+        polls.hits.clear()
+        words = [mux.call(COUNT, 0, (f"{space}:a",), (1,)) for _ in range(3)]  # the first leaves at once
+        assert await within(asyncio.gather(*words)) == [1, 2, 3]
+        assert polls.hits == []
+
+    async def test_others_have_their_turns_between_the_calls(
+        self, make: Make, space: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Polls(monkeypatch)
+        mux = await make()
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(other())
+        for _ in range(50):
+            await within(mux.call(COUNT, 0, (f"{space}:a",), (1,)))
+        beside.cancel()
+        assert turns >= 50
+
+    async def test_a_connection_that_breaks_while_it_is_polled_is_opened_again(
+        self, make: Make, space: str, real: PrivateServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        polls = Polls(monkeypatch)
+        mux = await make()
+        key = f"{space}:s"
+        with plain(real) as client:
+            for n in range(60):
+                if n % 20 == 10:  # its end is there to be read when the answer is polled for
+                    client.client_kill_filter(_type="normal", skipme=True)
+                await within(mux.command("SADD", key, n))
+            assert client.scard(key) == 60
+        assert mux.connects >= 4
+        assert polls.hits
 
 
 # what may be sent, the state before, and what a lost answer makes of the second one
