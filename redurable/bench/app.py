@@ -6,12 +6,14 @@ import asyncio
 import os
 import time
 
+from redurable.bench.floor import Floor
 from redurable.runtime.calls import current
 from redurable.runtime.handlers import handler
 from redurable.runtime.promises import promise
+from redurable.runtime.scope import current_scope
 from redurable.runtime.steps import step
 
-__all__ = ["PAYLOAD", "RESULT", "killed", "noop", "one_step", "steps", "timed", "waits"]
+__all__ = ["PAYLOAD", "RESULT", "floor", "killed", "noop", "one_step", "steps", "timed", "waits"]
 
 # 200 bytes as MessagePack, two of them the header
 PAYLOAD = "p" * 198
@@ -45,14 +47,9 @@ async def steps(count: int) -> int:
 
 
 @handler(queue="bench.timed")
-async def timed(count: int) -> list[int]:
-    """Make *count* steps, one after another; return what each took, in ns."""
-    took = []
-    for _ in range(count):
-        begun = time.perf_counter_ns()
-        await work()
-        took.append(time.perf_counter_ns() - begun)
-    return took
+async def timed(count: int) -> tuple[list[float], list[float]]:
+    """Make *count* steps, a bare call of this worker's connection before each; return ms of the calls and the steps."""
+    return await floor().beside(count, work)
 
 
 @handler(queue="bench.waits")
@@ -60,6 +57,14 @@ async def waits(payload: str) -> float:
     """Wait for a promise; return when it went on."""
     await promise("go", int)
     return time.time()
+
+
+def floor() -> Floor:
+    """Return the floor of the worker that runs the handler, on its own connection."""
+    scope = current_scope("the floor")
+    assert scope is not None
+    store = scope.attempt.lease.store
+    return Floor(store.mux, f"{store.namespace}:floor")
 
 
 @step

@@ -214,6 +214,10 @@ def _footer(report: dict[str, Any]) -> Iterator[str]:
             rate, ms = floor(report, fsync)
             many, alone = f"{figure(rate)} calls/s by 100 tasks", f"{figure(ms)} ms a call"
             yield f"- Raw floor of the run, appendfsync {fsync}: {many}, {alone}."
+    stepped = _seen(report, "steps", MEASURES["steps"][0], OURS).values()
+    if by_turns := [(r["bare"], r["value"] / r["bare"]) for r in stepped if "bare" in r]:
+        ms, ratio = (median(column) for column in zip(*by_turns, strict=True))
+        yield f"- Ours, one step after another: {ratio:.2f} times the bare call by turns with it, {figure(ms)} ms."
     turns = report["repeat"]
     amount = "" if report["scale"] == 1 else f", {report['scale']:g} of the usual amount of work"
     told = [machine["server"], machine["postgres"], machine["restate"], f"Python {machine['python']}"]

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import sys
-import time
 from typing import Any
 
-from kit import RESULT, URL, Steps, first_time
+from kit import RESULT, URL, Steps, first_time, median, percentile
 
 from redurable import Client, handler, step
+from redurable.bench.app import floor
 
 
 @step
@@ -24,13 +24,8 @@ async def steps(count: int) -> int:
 
 
 @handler(queue="timed")
-async def timed(count: int) -> list[int]:
-    took = []
-    for _ in range(count):
-        begun = time.perf_counter_ns()
-        await work()
-        took.append(time.perf_counter_ns() - begun)
-    return took
+async def timed(count: int) -> tuple[list[float], list[float]]:
+    return await floor().beside(count, work)
 
 
 @step
@@ -65,6 +60,13 @@ class Redurable(Steps):
 
     async def start(self, handler: str, argument: Any) -> Any:
         return await self.client.call(handler, argument)
+
+    async def measure_sequential(self, count: int) -> dict[str, float]:
+        """One step after another, timed by the handler; and the bare call, by turns with them."""
+        async with self.working(1):
+            await self.start("timed", 20)
+            bare, took = await self.start("timed", count)
+        return {"value": median(took), "p99": percentile(took, 0.99), "bare": median(bare)}
 
     async def send_hang(self, mark: str) -> None:
         await self.client.send("hang", mark)
