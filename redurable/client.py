@@ -38,6 +38,7 @@ from redurable.store.address import address_of
 from redurable.store.bursts import Burst
 from redurable.store.scripts import CHUNK
 from redurable.store.store import Store
+from redurable.tasks import within
 from redurable.watching import Watching
 
 __all__ = ["Client", "SendOptions"]
@@ -78,7 +79,7 @@ class Client(Watching, Reading, Archive, Answers, Control):
         self._limit = max_payload()
         self._vault = vault_of(codec)
         self._connected: Connected | None = None
-        self._owner: tuple[int, int] = (0, 0)
+        self._owner: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._opening: asyncio.Lock | None = None
         self.sessions = Sessions(self._store)
         self.schedules = Schedules(self._store, self._vault)
@@ -99,7 +100,7 @@ class Client(Watching, Reading, Archive, Answers, Control):
             await connected.store.close()
 
     async def _open(self) -> Connected:
-        owner = (os.getpid(), id(asyncio.get_running_loop()))
+        owner = (os.getpid(), asyncio.get_running_loop())
         if self._connected is not None and self._owner == owner:
             return self._connected
         if self._owner != owner:
@@ -272,7 +273,7 @@ class Client(Watching, Reading, Archive, Answers, Control):
         """
         annotation = None if isinstance(to, str) else spec_of(to).result.annotation
         if options.get("debounce") is not None:  # which intent it becomes is known when it is sent
-            async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
+            async with within(None if timeout is None else seconds(timeout, "timeout")):
                 return await self.wait_for(str(await self.send(to, payload, **options)), of=annotation)
         connected = await self._open()
         results = connected.results
@@ -284,7 +285,7 @@ class Client(Watching, Reading, Archive, Answers, Control):
             seen.done("", id=intent)
         waiter = results.expect(intent)
         try:
-            async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
+            async with within(None if timeout is None else seconds(timeout, "timeout")):
                 accepted(await answer, to, options)
                 fresh = options.get("idempotency_key") is None
                 outcome = await (results.sent(intent, waiter) if fresh else results.outcome(intent))
@@ -310,7 +311,7 @@ class Client(Watching, Reading, Archive, Answers, Control):
             TimeoutError: It is still open.
             NotFound: There is no such intent.
         """
-        async with asyncio.timeout(None if timeout is None else seconds(timeout, "timeout")):
+        async with within(None if timeout is None else seconds(timeout, "timeout")):
             outcome = await (await self._open()).results.outcome(intent)
         return await self._result(intent, outcome, of)
 

@@ -8,13 +8,17 @@ that fails is reported once as the event `task.failed`, never lost in silence.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from typing import Any
 
 from redurable.events import emit
 
-__all__ = ["background", "later", "soon"]
+__all__ = ["background", "later", "soon", "within"]
+
+_ENDLESS = contextlib.nullcontext()
 
 
 def background(coroutine: Coroutine[Any, Any, Any], name: str | None = None) -> asyncio.Task[Any]:
@@ -33,6 +37,11 @@ def later(loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[..., A
 def soon(loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *args: Any) -> asyncio.Handle:
     """Call in the next turn, in an empty context."""
     return loop.call_soon(call, *args, context=Context())
+
+
+def within(seconds: float | None) -> AbstractAsyncContextManager[Any]:
+    """Give what is done inside *seconds*, then TimeoutError; as `asyncio.timeout`, which for None costs 2 us."""
+    return _ENDLESS if seconds is None else asyncio.timeout(seconds)
 
 
 def _report(task: asyncio.Task[Any]) -> None:

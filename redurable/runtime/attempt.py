@@ -66,7 +66,7 @@ from redurable.runtime.undo import undo
 from redurable.store.courier import relay
 from redurable.store.lease import Lease
 from redurable.store.store import pack_outcome
-from redurable.tasks import background
+from redurable.tasks import background, within
 
 if TYPE_CHECKING:
     from redurable.runtime.calls import Checkpoints
@@ -240,7 +240,7 @@ class Attempt:
             main.task = self.task
             if spec.attempt_timeout is None:
                 return await spec.function(**arguments)
-        async with asyncio.timeout(spec.attempt_timeout):
+        async with within(spec.attempt_timeout):
             main.timers.clear()  # this one does not keep the handler from parking: a park ends the attempt
             if spec.is_async:
                 return await spec.function(**arguments)

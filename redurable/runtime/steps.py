@@ -33,6 +33,7 @@ from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.seats import kept, leave, seated
 from redurable.runtime.spec import OnCancel, RunIn, StepSpec, remember, step_spec
 from redurable.runtime.verdicts import concluded, failed, succeeded
+from redurable.tasks import within
 
 if typing.TYPE_CHECKING:
     from redurable.runtime.streams import Stream
@@ -89,7 +90,7 @@ async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any
     emit("step.started", intent=scope.attempt.lease.id, step=spec.name, n=call.identity[2], tries=call.tries + 1)
     begun = 0.0 if scope.attempt.timed is None else monotonic()
     try:
-        async with asyncio.timeout(spec.timeout):
+        async with within(spec.timeout):
             if spec.name in scope.attempt.stand_ins:
                 return await scope.attempt.stand_ins[spec.name](*args, **kwargs)
             if spec.run_in == "loop":

@@ -10,7 +10,9 @@ each looking every 10 s, a client and its server did little else).
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 
+from redurable.clock import monotonic
 from redurable.model import Outcome
 from redurable.store import inspection
 from redurable.store.store import Store
@@ -32,11 +34,16 @@ class Results:
         self._store = store
         self._subscriber = Subscriber(store.topology, self._on_message, self._on_subscribed)
         self._listening: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._net = _Net(self._loop)
+        self._heard = False
         self._waiters: dict[str, list[_Waiter]] = {}
         self._watched: dict[str, list[asyncio.Event]] = {}
 
     async def listen(self) -> None:
         """Return once this client's results arrive here."""
+        if self._heard:
+            return
         if self._listening is None or (self._listening.done() and self._listening.exception() is not None):
             self._listening = asyncio.ensure_future(self._listen())
         await asyncio.shield(self._listening)
@@ -44,6 +51,7 @@ class Results:
     async def _listen(self) -> None:
         await self._subscriber.start()
         await self._subscriber.subscribe(self._store.keys[0].results(self.name))
+        self._heard = True
 
     async def close(self) -> None:
         """Drop the connection."""
@@ -51,7 +59,7 @@ class Results:
 
     def expect(self, intent: str) -> _Waiter:
         """Return a future of the outcome, once `listen` has returned; None: read instead."""
-        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        waiter: _Waiter = self._loop.create_future()
         self._waiters.setdefault(intent, []).append(waiter)
         return waiter
 
@@ -64,14 +72,13 @@ class Results:
             self._waiters.pop(intent, None)
 
     async def _told(self, waiter: _Waiter) -> Outcome | None:
-        """Return what *waiter* is told, None when it is time to look; who begins to wait now looks after the others."""
+        """Return what *waiter* is told, None when it is time to look."""
         # not by asyncio.wait, which costs a result two turns of the loop
-        patience = max(RECHECK, len(self._waiters) / _A_SECOND)
-        alarm = later(asyncio.get_running_loop(), patience, _look, waiter)
+        self._net.add(waiter)
         try:
             return await waiter
         finally:
-            alarm.cancel()
+            self._net.drop(waiter)
 
     async def sent(self, intent: str, waiter: _Waiter) -> Outcome:
         """Return the outcome of an intent that was just sent, *waiter* being there before: nothing is read."""
@@ -141,6 +148,38 @@ class Results:
             for waiters in self._waiters.values():
                 for waiter in waiters:
                     _look(waiter)
+
+
+class _Net:
+    """Has waiters look again, those first who have waited longest; one timer for all: one each was 2 us a result."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._since: dict[_Waiter, float] = {}  # in the order of time
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, waiter: _Waiter) -> None:
+        self._since[waiter] = monotonic()
+        if self._timer is None:
+            self._arm()
+
+    def drop(self, waiter: _Waiter) -> None:
+        self._since.pop(waiter, None)
+
+    def _arm(self) -> None:
+        tick = max(RECHECK / 10, 1 / _A_SECOND)
+        self._timer = later(self._loop, tick, self._pull, round(tick * _A_SECOND))
+
+    def _pull(self, most: int) -> None:
+        self._timer = None
+        due = monotonic() - RECHECK
+        for waiter, since in list(islice(self._since.items(), most)):
+            if since > due:
+                break
+            self.drop(waiter)
+            _look(waiter)
+        if self._since:
+            self._arm()
 
 
 def _look(waiter: _Waiter) -> None:
