@@ -41,8 +41,12 @@ async def relay(store: Store, intent: str) -> None:
         return
     answered: list[str] = []
     if reply and reply.startswith(b"^"):
-        ended = await outcome(store, intent)
-        assert ended is not None
+        try:
+            ended = await outcome(store, intent)
+        except NotFound:
+            return  # an operator has deleted it meanwhile
+        if ended is None:
+            return  # an operator has retried it meanwhile: whoever ends it again relays that
         await tell(store, reply[1:].decode(), intent, ended)
     if owes:
         journal = [decode_entry(raw) for raw in await entries_of(store, intent)]

@@ -25,12 +25,15 @@ from redurable import (
     sync,
 )
 from redurable.config import parse_url
+from redurable.events import subscribe
 from redurable.model import Arrived, Called, Reason
 from redurable.runtime import children, parking
 from redurable.runtime.conductor import Conductor
 from redurable.runtime.handlers import spec_of
+from redurable.store import courier
 from redurable.store.courier import relay
 from redurable.store.store import Store
+from redurable.tasks import background
 from tests.runtime.world import AT_ONCE, World
 from tests.support.invariants import check_all
 
@@ -417,6 +420,48 @@ async def test_a_parent_looks_at_children_whose_outcome_was_lost(w: World, monke
     await w.store.mux.command("HDEL", keys.head(called.child), "reply")  # nobody will tell the parent
     await w.client.resolve(called.child, "go", "at last")
     assert await w.result(intent) == "at last"
+
+
+@pytest.mark.parametrize("meanwhile", ["retry", "delete"])
+async def test_an_outcome_that_an_operator_takes_away_before_it_is_relayed_is_not_told(
+    w: World, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    read = courier.outcome
+
+    async def late(store: Store, intent: str) -> Any:
+        if RAN == ["child"]:
+            RAN.append(meanwhile)
+            await background(getattr(w.client, meanwhile)(intent))  # not of the handler's making
+        return await read(store, intent)
+
+    @handler(queue="fails-once", retry=AT_ONCE)
+    async def fails_once(payload: None) -> str:
+        RAN.append("child")
+        if RAN == ["child"]:
+            raise_for(-1)
+        return "at last"
+
+    @handler(queue="parent", retry=AT_ONCE)
+    async def parent(payload: None) -> str:
+        return await call(fails_once)
+
+    monkeypatch.setattr(courier, "outcome", late)
+    troubles: list[Any] = []
+    end = subscribe(lambda name, fields: troubles.append(fields) if name == "task.failed" else None)
+    try:
+        await serve(w, parent, fails_once)
+        intent = await w.client.send(parent)
+        if meanwhile == "retry":
+            assert await w.result(intent) == "at last"
+        else:
+            while meanwhile not in RAN:
+                await asyncio.sleep(0.01)
+            await w.client.cancel(intent)
+            await w.until(intent, Status.CANCELED)
+        await quiet(w)
+    finally:
+        end()
+    assert not troubles
 
 
 async def test_told_twice_it_is_heard_once(w: World) -> None:
