@@ -343,7 +343,9 @@ class Client(Watching, Reading, Archive, Answers, Control):
         One that is held, WAITING (HELD), is looked at now instead of some minutes later.
 
         Raises:
-            WrongState: It is COMPLETED, or open and not held; nothing was changed.
+            WrongState: It is COMPLETED, or open and not held. ALREADY_UNDONE: what it registered by `compensate` has
+                run, or begun to; steps that were undone are not built upon. `fork` it from the first of them: that is
+                a new intent, whose steps have idempotency keys of their own. Nothing was changed.
         """
         check_outside("retries")
         await (await self._open()).store.redrive(intent)

@@ -105,6 +105,8 @@ class Control:
         """
         Do one thing to every intent that is chosen, and return how many there were and what came of it.
 
+        Of what is retried, each whose undo work has run is left as it is and counts as ALREADY_UNDONE.
+
         All are chosen first, by everything that is given, among those to which *verb* does anything; then each is
         done as by the method of that name, some hundred at a time, so that the server serves others in between. One
         that has ended or gone meanwhile is left as it is. If this is interrupted, do it again: what is done is not

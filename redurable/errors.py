@@ -14,7 +14,7 @@ Every error that redurable raises, with a stable code each.
     ├── NotFound                INTENT_NOT_FOUND QUEUE_NOT_FOUND APPROVAL_NOT_FOUND SESSION_NOT_FOUND
     │                           SCHEDULE_NOT_FOUND STEP_NOT_FOUND STREAM_NOT_FOUND VERSION_NOT_FOUND
     ├── WrongState              WRONG_STATE INTENT_EXISTS ALREADY_RESOLVED PROMISE_WITHDRAWN TOO_MANY_UNASKED
-    │                           SCHEDULE_BUSY
+    │                           SCHEDULE_BUSY ALREADY_UNDONE
     ├── IdempotencyConflict     IDEMPOTENCY_CONFLICT
     ├── SessionBusy             SESSION_BUSY SESSION_FULL
     ├── IntentFailed            INTENT_FAILED (another intent ended without a result)

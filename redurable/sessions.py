@@ -58,7 +58,8 @@ class Sessions:
         Return its id. One that failed goes next, when the holder has ended.
 
         Raises:
-            WrongState, NotFound: Neither is there.
+            WrongState, NotFound: Neither is there; or, ALREADY_UNDONE, that intent's undo work has run, see
+                `Client.retry`.
         """
         store = await self._store()
         missing: NotFound | None = None

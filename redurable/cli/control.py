@@ -111,8 +111,10 @@ def retry(
     """
     Continue FAILED, CANCELED or TIMED_OUT intents, once the fault is mended.
 
-    What failed runs again; finished steps keep their results. One that is held, WAITING (HELD), is looked at now; by
-    options held ones are chosen with --status WAITING alone.
+    What failed runs again; finished steps keep their results. One whose undo work ([bold]compensate[/bold]) has run is
+    refused, ALREADY_UNDONE: [bold]redurable intents fork[/bold] it from the first step that was undone.
+
+    One that is held, WAITING (HELD), is looked at now; by options held ones are chosen with --status WAITING alone.
 
     [bold]redurable intents retry --queue orders --status FAILED[/bold]
 

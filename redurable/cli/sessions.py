@@ -171,7 +171,8 @@ def retry(queue: Queue, key: Key, url: Url = None, namespace: Namespace = None, 
     """
     Retry the head now, if it waits for its next try or is held; else the intent of the session that failed last.
 
-    One that failed goes next, when the holder has ended.
+    One that failed goes next, when the holder has ended; it is refused, ALREADY_UNDONE, if its undo work has run:
+    [bold]redurable intents fork[/bold] it instead.
 
     JSON: id, answer.
     """

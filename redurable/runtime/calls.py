@@ -345,7 +345,8 @@ def compensate(function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs)
     """
     Register undo work: should the intent fail or be cancelled, it runs as a step, the last registered first.
 
-    It does not run when the attempt merely ends here (a drain, a crash). Outside an intent it does nothing.
+    It does not run when the attempt merely ends here (a drain, a crash). Once it has begun to, the intent is not
+    retried by operators any more, see `Client.retry`. Outside an intent it does nothing.
     """
     scope = current_scope("compensate()")
     if scope is not None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from redurable.errors import CodecError, NotFound
+from redurable.ids import call_text
 from redurable.model import (
     Arrived,
     AttemptFailed,
@@ -27,7 +28,7 @@ from redurable.model import (
 )
 from redurable.store.store import Store
 
-__all__ = ["CHUNK", "entries_of", "failures_of", "history", "last_step", "readable"]
+__all__ = ["CHUNK", "entries_of", "failures_of", "history", "last_step", "readable", "undone_of"]
 
 CHUNK = 500  # entries of one read
 _CONTINUED = b"\x1e"  # the tag of `Continued`
@@ -108,34 +109,55 @@ def failures_of(entries: Iterable[bytes]) -> list[int]:
     Return the seqs (1 = first) of the live entries that made an intent fail: what a retry has to void.
 
     A step's failure that the handler dealt with is not one of them: its scope, or one above, recorded more after it.
+    For journals without undo work, see `undone_of`.
     """
     raw = list(entries)
     gone = voided_of(raw)
     live = [(seq, decode_entry(data)) for seq, data in enumerate(raw, 1) if seq not in gone]
-    begun = next((seq for seq, entry in live if isinstance(entry, Compensating)), len(raw) + 1)
     voided: set[int] = set()
     failed: set[tuple[str, str, int | str]] = set()
     called = {entry.child: (seq, entry) for seq, entry in live if isinstance(entry, Called)}
-    last: dict[str, int] = {}  # the last entry of each scope, undo work aside
+    last: dict[str, int] = {}  # the last entry of each scope
     for seq, entry in live:
         scope = getattr(entry, "scope", None)
-        undo = seq > begun and scope is not None and scope.startswith("compensate")
-        if isinstance(entry, AttemptFailed | CancelRequested | Compensating) or undo:
-            voided.add(seq)  # undo work that ran because of the failure is not the handler's history any more
+        if isinstance(entry, AttemptFailed | CancelRequested):
+            voided.add(seq)
         elif scope is not None:
             last[scope] = seq
     for seq, entry in live:
         if isinstance(entry, Arrived) and entry.status is not Status.COMPLETED:
             call = called.get(entry.key)
             above = last.values() if call is None else _above(call[1].scope, last)
-            if max(above, default=0) <= seq < begun:
+            if max(above, default=0) <= seq:
                 voided |= {seq} if call is None else {seq, call[0]}  # and what failed is called anew
-        if isinstance(entry, StepFailedEntry) and max(_above(entry.scope, last), default=0) <= seq < begun:
+        if isinstance(entry, StepFailedEntry) and max(_above(entry.scope, last), default=0) <= seq:
             voided.add(seq)
             failed.add((entry.scope, entry.name, entry.n))
     done = {(e.scope, e.name, e.n) for _, e in live if isinstance(e, StepDone | StepFailedEntry)} - failed
     tried = {s for s, e in live if isinstance(e, StepTried) and (e.scope, e.name, e.n) not in done}
     return sorted(voided | tried)
+
+
+def undone_of(entries: Iterable[bytes]) -> list[str] | None:
+    """
+    Return the undo work of an intent, in order, each as people read it; None if none has begun.
+
+    The journal does not say which steps it took back, so none of them can be relied on, nor done again: within the
+    intent they would have the idempotency keys of those that were undone. It may be empty: of work that died in its
+    first try nothing is recorded, and it may have been done all the same.
+    """
+    raw = list(entries)
+    gone = voided_of(raw)
+    live = [decode_entry(data) for seq, data in enumerate(raw, 1) if seq not in gone]
+    begun = next((at for at, entry in enumerate(live) if isinstance(entry, Compensating)), None)
+    if begun is None:
+        return None
+    work: dict[str, str] = {}
+    for entry in live[begun:]:
+        if isinstance(entry, StepDone | StepFailedEntry | StepTried) and entry.scope == "compensate":
+            how = "" if isinstance(entry, StepDone) else " (failed)"
+            work[call_text(entry.name, entry.n)] = " (not ended)" if isinstance(entry, StepTried) else how
+    return [name + how for name, how in work.items()]
 
 
 def _above(scope: str, last: dict[str, int]) -> list[int]:

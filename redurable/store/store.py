@@ -29,6 +29,8 @@ __all__ = ["FORMAT", "KEEP_COMPLETED_MS", "KEEP_OTHER_MS", "Store", "failure_of"
 FORMAT = 1
 KEEP_COMPLETED_MS = 7 * 86_400_000
 KEEP_OTHER_MS = 30 * 86_400_000
+_RETRIED = ("FAILED", "CANCELED", "TIMED_OUT")
+_TOLD = 10  # pieces of undo work that an error lists
 _submit, _schedule, _watch, _wake = load("submit"), load("schedule"), load("watch"), load("wake")
 _cancel, _enter = load("cancel"), load("enter")
 
@@ -195,13 +197,14 @@ class Store:
         """
         Continue a FAILED, CANCELED or TIMED_OUT intent: its failures are voided, the rest of its journal kept.
 
+        One whose undo work has begun is refused: what is kept was taken back, and which of it the journal cannot say.
         One of a session goes next, when the holder has ended. One that is held is looked at now, nothing else changes.
 
         Raises:
             NotFound: There is no such intent.
-            WrongState: It is open and not held, or COMPLETED.
+            WrongState: It is open and not held, or COMPLETED; ALREADY_UNDONE: its undo work has begun.
         """
-        from redurable.store.journals import entries_of, failures_of
+        from redurable.store.journals import entries_of, failures_of, undone_of
 
         keys = self.keys_of(intent)
         token = secrets.token_hex(6)
@@ -214,6 +217,8 @@ class Store:
                 return
             more, words = await self.ending(keys, intent, queue.decode(), session)
             entries = await entries_of(self, intent)
+            if (undone := undone_of(entries)) is not None:
+                raise _not_retried(intent, status.decode(), undone)
             entry = encode_entry(Reopened(at=now_ms(), voided=failures_of(entries)))
             lane = continuations(version)
             word = await self.mux.call(
@@ -228,9 +233,7 @@ class Store:
             if word == b"NOT_FOUND":
                 raise _unknown(intent)
             if word == b"WRONG_STATE":
-                raise WrongState(
-                    f"intent {intent} is {status.decode()}; only FAILED, CANCELED, TIMED_OUT and held ones are retried"
-                )
+                raise _not_retried(intent, status.decode(), [])
 
     def session(self, keys: Keys, queue: str, key: str) -> Session:
         """Return the session *key* of *queue*, in the partition of *keys*."""
@@ -278,6 +281,19 @@ class Store:
     def stream_of(self, partition: int, queue: str, lane: str) -> str:
         """Return the key of a stream; a name that cannot be part of a key is a ConfigurationError."""
         return self.keys[partition].stream(check_queue(queue), lane)
+
+
+def _not_retried(intent: str, status: str, undone: list[str]) -> WrongState:
+    if status not in _RETRIED:
+        return WrongState(f"intent {intent} is {status}; only FAILED, CANCELED, TIMED_OUT and held ones are retried")
+    more = f" and {len(undone) - _TOLD} more" if len(undone) > _TOLD else ""
+    work = ", ".join(undone[:_TOLD]) + more or "nothing of it is recorded, which does not say that nothing was undone"
+    return WrongState(
+        f"intent {intent} is {status} and its undo work has run ({work}): a retry would rest on steps that were undone",
+        code="ALREADY_UNDONE",
+        hint="begin a new intent with what came before the first of them, its steps with idempotency keys of their own:"
+        f" redurable intents fork {intent} --from-step STEP (redurable intents history {intent} lists them)",
+    )
 
 
 def _unknown(intent: str) -> NotFound:

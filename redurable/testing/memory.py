@@ -26,7 +26,7 @@ from redurable.model import (
 )
 from redurable.store.arrivals import arrival
 from redurable.store.inspection import unpack_outcome
-from redurable.store.journals import failures_of
+from redurable.store.journals import failures_of, undone_of
 from redurable.store.store import failure_of
 from redurable.testing.clock import Clock
 from redurable.testing.lease import Kill, MemoryLease
@@ -156,6 +156,7 @@ class MemoryIntent:
         """An operator's retry."""
         assert self.status in FINAL, self.status
         assert self.status != "COMPLETED"
+        assert undone_of(self.journal) is None
         self.journal.append(encode_entry(Reopened(self.clock.now_ms(), failures_of(self.journal))))
         self.outcome = None
         for name in ("canceling", "losses"):

@@ -29,7 +29,7 @@ __all__ = ["turmoil_drill"]
 _DEPTH = 2
 # how often operators do what; and what they may be told of an intent that moved on while they looked
 _VERBS = {"resolve": 12, "pause": 4, "resume": 6, "cancel": 1, "kill": 0.3, "retry": 2, "get": 3}
-_LAWFUL = {"WRONG_STATE", "ALREADY_RESOLVED", "PROMISE_WITHDRAWN", "TOO_MANY_UNASKED"}
+_LAWFUL = {"WRONG_STATE", "ALREADY_UNDONE", "ALREADY_RESOLVED", "PROMISE_WITHDRAWN", "TOO_MANY_UNASKED"}
 
 
 async def turmoil_drill(plan: Drill) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from redurable import Retry, Status, TerminalError, compensate, sleep, step
+from redurable import Retry, Status, TerminalError, WrongState, compensate, current, idempotency_key, sleep, step
 from redurable.model import Compensating, StepDone, StepFailedEntry
-from tests.runtime.world import World
+from tests.runtime.world import QUEUE, World
 
 pytestmark = pytest.mark.anyio
 
@@ -190,40 +192,129 @@ async def test_undo_work_that_fails_for_good_does_not_stop_the_rest(w: World) ->
     assert w.seen("compensation.failed")
 
 
-async def test_an_operators_retry_after_undoing_does_the_work_again(w: World) -> None:
-    ran: list[str] = []
-    broken = [True]
+class Shop:
+    """A bank that answers a key it has seen as it did before, what it was paid, and what was shipped."""
 
-    async def undo() -> None:
-        ran.append("undo")
+    def __init__(self) -> None:
+        self.charged: dict[str, str] = {}
+        self.refunded: list[str] = []
+        self.shipped: list[str] = []
+        self.away = True
 
-    @step
-    async def book() -> None:
-        ran.append("book")
+    def handler(self) -> Callable[..., Any]:
+        """Return one that charges, and refunds if it cannot ship."""
 
-    @step(retry=Retry(attempts=1))
-    async def pay() -> None:
-        ran.append("pay")
-        if broken:
-            raise ConnectionError
+        @step
+        async def charge() -> str:
+            return self.charged.setdefault(idempotency_key(), f"charge {len(self.charged) + 1}")
 
-    async def main(payload: None) -> str:
-        await book()
-        compensate(undo)
-        await pay()
-        return "paid"
+        @step
+        async def refund(what: str) -> None:
+            self.refunded.append(what)
 
-    await w.serve(main)
+        @step(retry=Retry(attempts=1))
+        async def ship(what: str) -> str:
+            if self.away:
+                raise ConnectionError
+            self.shipped.append(what)
+            return what
+
+        async def order(payload: None) -> str:
+            paid = await charge()
+            compensate(refund, paid)
+            return await ship(paid)
+
+        return order
+
+
+async def test_an_operators_retry_does_not_rest_on_what_was_undone_and_a_fork_does_it_anew(w: World) -> None:
+    shop = Shop()
+    await w.serve(shop.handler())
     intent = await w.send()
     await w.failure(intent)
-    assert ran == ["book", "pay", "undo"]
-    broken.clear()
-    await w.client.retry(intent)
-    assert await w.result(intent) == "paid"
-    assert ran == ["book", "pay", "undo", "pay"]
+    assert shop.refunded == ["charge 1"]
+    shop.away = False
+    before = await w.journal(intent)
+    with pytest.raises(WrongState, match=r"FAILED and its undo work has run \(refund#1\)") as refused:
+        await w.client.retry(intent)
+    assert refused.value.code == "ALREADY_UNDONE"
+    assert f"redurable intents fork {intent} --from-step" in refused.value.hint
+    done = await w.client.each("retry", queue=QUEUE, status="FAILED")
+    assert (done.chosen, done.answers) == (1, {"ALREADY_UNDONE": 1})
+    assert (await w.get(intent)).status is Status.FAILED
+    assert await w.journal(intent) == before
+
+    assert await w.result(await w.client.fork(intent, "charge")) == "charge 2"
+    assert shop.shipped == ["charge 2"]  # nothing that was refunded
+    assert len(shop.charged) == 2
 
 
-async def test_undo_work_with_an_id_of_its_own_is_done_again_after_a_retry(w: World) -> None:
+async def test_undo_work_that_failed_or_died_keeps_a_retry_away_as_well(w: World) -> None:
+    undoing = asyncio.Event()
+
+    async def fails() -> None:
+        raise TerminalError("cannot")
+
+    async def dies() -> None:
+        undoing.set()
+        await asyncio.sleep(60)
+
+    async def main(undo: str) -> None:
+        compensate(fails if undo == "fails" else dies)
+        raise TerminalError("no")
+
+    await w.serve(main, grace=0.1)
+    failed = await w.send("fails")
+    assert (await w.failure(failed)).status == "FAILED"
+    with pytest.raises(WrongState, match=r"fails#1 \(failed\)"):
+        await w.client.retry(failed)
+    died = await w.send("dies")
+    await undoing.wait()
+    with pytest.raises(WrongState, match="IN_PROGRESS") as refused:
+        await w.client.retry(died)
+    assert refused.value.code == "WRONG_STATE"
+    assert await w.client.kill(died) == "CANCELED"
+    with pytest.raises(WrongState, match="nothing of it is recorded") as refused:
+        await w.client.retry(died)
+    assert refused.value.code == "ALREADY_UNDONE"
+
+
+async def test_a_cancel_that_was_undone_is_not_retried_and_one_with_nothing_to_undo_is(w: World) -> None:
+    async def undo() -> None: ...
+
+    async def main(undone: bool) -> str:
+        if undone:
+            compensate(undo)
+        await sleep(60 if current().attempt == 1 else 0)
+        return "done"
+
+    await w.serve(main)
+    undone, plain = [await w.send(flag) for flag in (True, False)]
+    for intent in (undone, plain):
+        await w.until(intent, Status.WAITING)
+        await w.client.cancel(intent)
+        assert (await w.failure(intent)).status == "CANCELED"
+    with pytest.raises(WrongState, match="undo#1"):
+        await w.client.retry(undone)
+    await w.client.retry(plain)
+    assert (await w.until(plain, Status.WAITING)).error is None
+
+
+async def test_a_session_whose_head_was_undone_is_not_retried_either(w: World) -> None:
+    async def undo() -> None: ...
+
+    async def main(payload: None) -> None:
+        compensate(undo)
+        raise TerminalError("no")
+
+    await w.serve(main)
+    assert (await w.failure(await w.send(key="k"))).status == "FAILED"
+    with pytest.raises(WrongState, match="undo#1") as refused:
+        await w.client.sessions.retry(QUEUE, "k")
+    assert refused.value.code == "ALREADY_UNDONE"
+
+
+async def test_undo_work_with_an_id_of_its_own_is_told_by_it(w: World) -> None:
     ran: list[str] = []
 
     @step(id=lambda what: what)
@@ -233,8 +324,7 @@ async def test_undo_work_with_an_id_of_its_own_is_done_again_after_a_retry(w: Wo
     @step(id=lambda what: what)
     async def do(what: str) -> None:
         ran.append(what)
-        if len(ran) < 5:
-            raise TerminalError("not yet")
+        raise TerminalError("not yet")
 
     async def main(payload: None) -> str:
         compensate(undo, "a")
@@ -243,11 +333,10 @@ async def test_undo_work_with_an_id_of_its_own_is_done_again_after_a_retry(w: Wo
 
     await w.serve(main)
     intent = await w.send()
-    for _ in range(2):
-        assert (await w.failure(intent)).status == "FAILED"
+    assert (await w.failure(intent)).status == "FAILED"
+    assert ran == ["a", "undo a"]
+    with pytest.raises(WrongState, match="undo#a"):
         await w.client.retry(intent)
-    assert await w.result(intent) == "done"
-    assert ran == ["a", "undo a", "a", "undo a", "a"]
 
 
 async def test_a_cancel_during_undoing_does_not_stop_it(w: World) -> None:

@@ -9,17 +9,18 @@ import pytest
 from redurable.errors import NotFound, WrongState
 from redurable.ids import new_id
 from redurable.model import (
-    AttemptFailed,
     CancelRequested,
     Compensating,
+    ErrorInfo,
     Reopened,
     Status,
     StepDone,
     StepFailedEntry,
+    StepTried,
     decode_entry,
     encode_entry,
 )
-from redurable.store.journals import failures_of
+from redurable.store.journals import failures_of, undone_of
 from redurable.store.server import PrivateServer
 from tests.store.conftest import answers, plain
 from tests.store.world import BODY, FAILURE, FINAL, NOW_MS, OPEN, QUEUE, STATES, STEP, World, result_of
@@ -232,16 +233,27 @@ class TestRedrive:
             await world.store.redrive(world.id)
 
 
-def test_undo_work_that_ran_for_the_failure_is_voided_with_it() -> None:
-    undone = StepDone("compensate/0", "refund", 0, 1, code=b"12345678", value=decode_entry(STEP).value)  # type: ignore[union-attr]
-    entries = [STEP, FAILURE, encode_entry(Compensating(at=1, status=Status.FAILED)), encode_entry(undone), STEP]
-    assert failures_of(entries) == [2, 3, 4]
-    entries.append(encode_entry(Reopened(at=2, voided=[2, 3, 4])))
+def test_undo_work_is_told_and_a_failure_before_it_is_found() -> None:
+    begun = encode_entry(Compensating(at=1, status=Status.FAILED))
+    value = decode_entry(STEP).value  # type: ignore[union-attr]
+    info = ErrorInfo("E", "no")
+    work = [
+        StepDone("compensate", "refund", 1, 1, code=b"12345678", value=value),
+        StepTried("compensate", "free", 1, 1, error=info, tries=1, due=2),
+        StepFailedEntry("compensate", "free", 1, 1, code=b"12345678", error=info, tries=2),
+        StepDone("compensate/free#1>>", "inner", 1, 1, code=b"12345678", value=value),
+        StepTried("compensate", "give back", "x", 1, error=info, tries=1, due=2),
+    ]
+    entries = [STEP, FAILURE, begun]
+    assert undone_of(entries[:2]) is None
+    assert undone_of(entries) == []
+    entries += map(encode_entry, work)
+    assert undone_of(entries) == ["refund#1", "free#1 (failed)", "give back#x (not ended)"]
+    entries.append(encode_entry(Reopened(at=2, voided=list(range(2, len(entries) + 1)))))
+    assert undone_of(entries) is None
     assert failures_of(entries) == []
     entries += [FAILURE]
-    assert failures_of(entries) == [7]
-    assert isinstance(decode_entry(FAILURE), AttemptFailed)
-    assert not isinstance(decode_entry(FAILURE), StepFailedEntry)
+    assert failures_of(entries) == [len(entries)]
 
 
 class TestWake:
