@@ -15,14 +15,13 @@ from typing import Any, Protocol
 from redurable.errors import CodecError, Fenced, PayloadTooLarge
 from redurable.journal.cursor import Cursor
 from redurable.model import Entry, encode_entry
-from redurable.store.journals import readable
+from redurable.store.journals import parts, readable
 from redurable.store.lease import Lease
 from redurable.tasks import background
 
 __all__ = ["Owner", "Recorder"]
 
 _MOST = 400  # entries in one call
-_PART = 1 << 20  # bytes of a journal that are read at a time
 
 
 class Owner(Protocol):
@@ -113,16 +112,10 @@ class Recorder:
     async def load(self) -> None:
         """Take the journal that `claim` answered, and the rest of a long one, before the handler begins."""
         found, self.lease.entries = self.lease.entries, []
-        size = sum(map(len, found))
-        while len(found) < self.lease.base:
-            # about a MiB at a time, by what the entries so far weigh: nobody else waits long for the server
-            count = min(max(1, _PART * len(found) // size), 10_000) if size else 64
-            part = await self.lease.read(len(found), count)
-            if not part:
-                break
-            found += part
-            size += sum(map(len, part))
-        self.size = size
+        if len(found) < self.lease.base:
+            async for part in parts(self.lease.read, len(found), found):
+                found += part
+        self.size = sum(map(len, found))
         self.cursor.load(await self._decoded(found))
 
     def bound(self, entries: int, size: int) -> None:
@@ -206,7 +199,7 @@ class Recorder:
             again = True
             while again:
                 self._behind, start = False, len(self.cursor)
-                found = await self._decoded(await self.lease.read(start))
+                found = await self._decoded([raw async for part in parts(self.lease.read, start) for raw in part])
                 # what was on its way when this was asked may have been answered, and so taken, before it
                 for entry in found[len(self.cursor) - start :]:
                     self.cursor.extend(entry)

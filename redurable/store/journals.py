@@ -1,12 +1,13 @@
 """
 Journals as they are stored: read in parts, and what their entries tell of an intent.
 
-However long a journal is, the server is asked for `CHUNK` entries at a time, so that others are served in between.
+However long a journal is, the server is asked for about a MiB of it at a time, so that others are served in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -28,21 +29,41 @@ from redurable.model import (
 )
 from redurable.store.store import Store
 
-__all__ = ["CHUNK", "entries_of", "failures_of", "history", "last_step", "readable", "undone_of"]
+__all__ = ["entries_of", "failures_of", "history", "last_step", "parts", "readable", "undone_of"]
 
-CHUNK = 500  # entries of one read
+_PART = 1 << 20  # bytes of a journal that are read at a time
+_FIRST, _GROWTH, _MOST = 4, 16, 10_000  # entries: of a first read, of one beside that before, of any
 _CONTINUED = b"\x1e"  # the tag of `Continued`
 
 
 async def entries_of(store: Store, intent: str, start: int = 0) -> list[bytes]:
     """Return the journal of *intent* from index *start* (0 = first) on, as long as it was at the last read."""
-    key, found = store.keys_of(intent).journal(intent), list[bytes]()
-    while True:
-        at = start + len(found)
-        part = await store.mux.command("LRANGE", key, at, at + CHUNK - 1)
+    key, mux = store.keys_of(intent).journal(intent), store.mux
+    found: list[bytes] = []
+    async for part in parts(lambda at, count: mux.command("LRANGE", key, at, at + count - 1), start):
         found += part
-        if len(part) < CHUNK:
-            return found
+    return found
+
+
+async def parts(
+    read: Callable[[int, int], Awaitable[Any]], start: int = 0, known: Sequence[bytes] = ()
+) -> AsyncIterator[list[bytes]]:
+    """
+    Give a journal from index *start* on, to its end as it was at the last read, about a MiB at a time.
+
+    Args:
+        read: Answers entries: from this index on, at most so many.
+        known: Entries before *start*. What the last ones weigh says how many are asked for next.
+    """
+    while True:
+        count = _FIRST
+        if known:
+            count = max(1, min(_PART // (max(map(len, known)) or 1), _GROWTH * len(known), _MOST))
+        known = part = await read(start, count)
+        yield part
+        if len(part) < count:
+            return
+        start += count
 
 
 def readable(raw: bytes) -> Entry:

@@ -115,9 +115,9 @@ class Lease(Asking):
         )
         return word
 
-    def read(self, start: int, count: int = 0) -> Word:
-        """Answer the entries from index *start* (0 = first) on, at most *count* unless that is 0."""
-        return self._mux.command("LRANGE", self._journal, start, start + count - 1 if count else -1)
+    def read(self, start: int, count: int) -> Word:
+        """Answer the entries from index *start* (0 = first) on, at most *count*; `journals.parts` reads them all."""
+        return self._mux.command("LRANGE", self._journal, start, start + count - 1)
 
     def read_body(self) -> Word:
         """Answer the envelope, when `claim` had no room for it."""

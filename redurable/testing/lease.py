@@ -188,7 +188,7 @@ class MemoryLease(_Telling):
         """See `Lease.record`."""
         return self._call("record", self.k, list(entries), sink=sink)
 
-    def read(self, start: int, count: int = 0) -> Any:
+    def read(self, start: int, count: int) -> Any:
         """See `Lease.read`."""
         return self._call("read", start, count)
 

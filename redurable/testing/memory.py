@@ -339,7 +339,7 @@ class MemoryIntent:
         return b"OK"
 
     def _read(self, fence: str, start: int, count: int) -> list[bytes]:
-        return self.journal[start : start + count] if count else self.journal[start:]
+        return self.journal[start : start + count]
 
     def _read_checkpoints(self, fence: str) -> list[bytes]:
         return [word for name, value in self.cursors.items() for word in (name.encode(), value)]

@@ -16,6 +16,7 @@ from redurable.errors import StoreError
 from redurable.events import emit
 from redurable.model import Arrived, CancelRequested, Claimed, Envelope, Reason, Reopened, Status, decode_entry
 from redurable.store.courier import relay
+from redurable.store.journals import parts
 from redurable.store.lease import Lease, canceling, shelve
 from redurable.store.store import KEEP_OTHER_MS, failure_of
 
@@ -33,7 +34,7 @@ async def put_down(lease: Lease, envelope: Envelope) -> None:
             return
         word = await shelve(lease, seen, Reason.UNKNOWN_TYPE.value, now_ms() + _AGAIN_MS)
         # a cancel, or what it waits for, came since it was claimed
-        more = len(await lease.read(seen)) if word == b"NEWS" else 0
+        more = sum([len(part) async for part in parts(lease.read, seen)]) if word == b"NEWS" else 0
         if not more:
             break
         seen += more
@@ -43,15 +44,16 @@ async def put_down(lease: Lease, envelope: Envelope) -> None:
 async def _asked(lease: Lease) -> CancelRequested | None:
     """Return what asked it to end; None if its journal has anything that a handler wrote."""
     asked = None
-    for raw in await lease.read(0):
-        try:
-            entry = decode_entry(raw)
-        except msgspec.MsgspecError:
-            return None  # a later version's
-        if isinstance(entry, CancelRequested):
-            asked = entry
-        elif not isinstance(entry, Claimed | Arrived | Reopened):
-            return None
+    async for part in parts(lease.read):
+        for raw in part:
+            try:
+                entry = decode_entry(raw)
+            except msgspec.MsgspecError:
+                return None  # a later version's
+            if isinstance(entry, CancelRequested):
+                asked = entry
+            elif not isinstance(entry, Claimed | Arrived | Reopened):
+                return None
     return asked
 
 

@@ -356,7 +356,7 @@ class Worker:
     async def _compare(self, attempt: Attempt) -> None:
         """Another server answers: does it still have the journal that *attempt* has seen?"""
         seen = len(attempt.recorder.cursor)
-        if seen and not await attempt.lease.read(seen - 1):
+        if seen and not await attempt.lease.read(seen - 1, 1):
             attempt.lost("REGRESSED")
         else:
             attempt.hint()

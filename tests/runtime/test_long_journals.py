@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
-from redurable import CodecError, ConfigurationError, Retry, compensate, current, step
+from redurable import CodecError, ConfigurationError, Retry, compensate, current, promise, step
 from redurable.config import journal_limits
 from redurable.journal.fingerprint import fingerprint
-from redurable.model import Claimed, Compensating, Reason, Status, StepDone, encode_entry
+from redurable.model import Arrived, Claimed, Compensating, Reason, Status, StepDone, encode_entry
+from redurable.runtime.attempt import Attempt
 from redurable.store.lease import Lease
+from redurable.store.server import PrivateServer
 from tests.runtime.world import QUEUE, World, again
 
 pytestmark = pytest.mark.anyio
@@ -116,7 +119,7 @@ async def test_a_long_journal_is_read_in_parts(
     parts: list[int] = []
     read = Lease.read
 
-    def spy(self: Lease, start: int, count: int = 0) -> Any:
+    def spy(self: Lease, start: int, count: int) -> Any:
         parts.append(count)
         return read(self, start, count)
 
@@ -131,7 +134,7 @@ async def test_a_long_journal_is_read_in_parts(
     assert [length] == RAN, "all but the last were recorded"
     assert parts
     assert 0 not in parts, "never all that is left at once"
-    assert all(count * size <= 1.2 * (1 << 20) or count == 1 for count in parts)
+    assert all(count * size <= 1.2 * (1 << 20) or count <= 16 for count in parts), parts
 
 
 async def test_a_journal_that_found_no_room_in_the_answer_is_read_too(w: World) -> None:
@@ -189,3 +192,80 @@ class TestUnreadable:
         await w.store.wake(intent)
         assert await w.result(intent) == 2
         assert RAN == [1]
+
+
+MIB = 1 << 20
+
+
+class TestReads:
+    """No command reads more than some MiB of a journal: the server's own log of commands says so."""
+
+    @pytest.fixture
+    def logging(self) -> Iterator[PrivateServer]:
+        words = ("--slowlog-log-slower-than", "0", "--slowlog-max-len", "100000")
+        with PrivateServer(appendfsync=None, args=words) as server:
+            yield server
+
+    @pytest.fixture
+    async def w(self, logging: PrivateServer, anyio_backend: Any) -> AsyncIterator[World]:
+        world = World(logging.url, "reads")
+        await world.start()
+        yield world
+        await world.close()
+
+    async def reads(self, w: World, size: int) -> list[int]:
+        """Return how many bytes each read of a journal asked for, at most, since this was called last."""
+        log = await w.store.mux.command("SLOWLOG", "GET", -1)
+        await w.store.mux.command("SLOWLOG", "RESET")
+        asked = [words for _, _, _, words, *_ in log if words[0] == b"LRANGE" and b":j:" in words[1]]
+        assert all(int(stop) >= 0 or int(start) < 0 for _, _, start, stop in asked), "to the end, however far that is"
+        return [(int(stop) - int(start) + 1) * size for _, _, start, stop in asked]
+
+    async def test_by_operators(self, w: World) -> None:
+        code, value = fingerprint(tell), msgspec.Raw(msgspec.msgpack.encode("x" * 20_000))
+        intent = await w.send({"steps": 800, "size": 20_000})
+        await put_journal(w, intent, [encode_entry(StepDone("", "tell", n + 1, 5, code, value)) for n in range(800)])
+        await self.reads(w, 1)
+        assert len(await w.journal(intent)) == 800
+        assert len((await w.client.export(intent))["journal"]) == 800
+        await w.client.kill(intent)
+        await w.client.retry(intent)
+        reads = await self.reads(w, 20_000)
+        assert sum(reads) > 3 * 800 * 20_000, "it was read thrice"
+        assert max(reads) <= 2 * MIB
+
+    async def test_by_a_worker_that_does_not_know_its_type(self, w: World) -> None:
+        value = msgspec.Raw(msgspec.msgpack.encode("x" * 20_000))
+        intent = await w.send(None, type="unknown")
+        await put_journal(w, intent, [encode_entry(Arrived(f"a{n}#0", 5, Status.COMPLETED, value)) for n in range(800)])
+        assert await w.client.cancel(intent) == "REQUESTED"
+        await self.reads(w, 1)
+        await w.serve(many, type="known")
+        assert (await w.failure(intent)).status == "CANCELED"
+        reads = await self.reads(w, 20_000)
+        assert sum(reads) >= 800 * 20_000, "all of it was looked at"
+        assert max(reads) <= 2 * MIB
+
+    async def test_by_an_attempt_that_hears_of_much_at_once(self, w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        in_step, go_on = asyncio.Event(), asyncio.Event()
+
+        @step
+        async def linger() -> None:
+            in_step.set()
+            await go_on.wait()
+
+        async def main(payload: None) -> int:
+            await linger()
+            return len(await promise("a899", str))
+
+        monkeypatch.setattr(Attempt, "hint", lambda self: None)
+        intent = await w.send()
+        await w.serve(main)
+        await in_step.wait()
+        await asyncio.gather(*(w.client.resolve(intent, f"a{n}", "x" * 20_000) for n in range(900)))
+        await self.reads(w, 1)
+        go_on.set()
+        assert await w.result(intent) == 20_000
+        reads = await self.reads(w, 20_000)
+        assert sum(reads) >= 900 * 20_000
+        assert max(reads) <= 2 * MIB
