@@ -3,7 +3,7 @@ What a measurement lies in: a server, real worker processes, and the counters of
 
 Each scenario works in a namespace of its own, removed when it ends. A private server is thrown away with its data.
 Workers can be frozen while the producer fills their queue, so that a drain is measured with the queue full and the
-worker warm.
+worker warm. Should this process be killed, server and workers end with it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from redurable.client import Client
 from redurable.config import parse_url
 from redurable.errors import RedurableError
 from redurable.store.multiplexer import Multiplexer
+from redurable.store.private import Watcher
 from redurable.store.topology import Topology
 from redurable.store.verdict import ACCEPTABLE
 
@@ -55,6 +56,7 @@ class Workers:
 
     def __init__(self, process: subprocess.Popen[bytes], pids: list[int], log: Path) -> None:
         self._process = process
+        self._watcher = Watcher(process.pid)
         self.pids = pids
         self._log = log
 
@@ -104,6 +106,7 @@ class Workers:
 
     async def end(self) -> None:
         """Stop everything at once: what it holds is of no further use."""
+        self._watcher.end()
         if self._process.poll() is None:
             # told to stop it starts no others, and drains those that it started meanwhile
             self._process.send_signal(signal.SIGCONT)

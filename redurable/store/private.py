@@ -22,10 +22,29 @@ from typing import Self
 from redurable.errors import ConfigurationError
 from redurable.store.binary import ask, find_binary, require_posix
 
-__all__ = ["PrivateServer"]
+__all__ = ["PrivateServer", "Watcher"]
 
 READY_WITHIN = 30.0
-_WATCH = 'read _; kill -TERM "$0"; kill -CONT "$0"'  # $0 is the server; a frozen one has to be thawed to end
+_WATCH = 'read _; kill -TERM "$0"; kill -CONT "$0"'  # $0 is the process; a frozen one has to be thawed to end
+
+
+class Watcher:
+    """
+    Ends process *pid*, a child of ours, by SIGTERM once this process is gone, however it died.
+
+    End it before the child is waited for, so that it can never signal another process of that number.
+    """
+
+    def __init__(self, pid: int) -> None:
+        words, quiet = ["/bin/sh", "-c", _WATCH, str(pid)], subprocess.DEVNULL
+        self._shell = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def end(self) -> None:
+        """Watch no more."""
+        self._shell.kill()
+        self._shell.wait()
+        if self._shell.stdin is not None:
+            self._shell.stdin.close()
 
 
 class PrivateServer:
@@ -60,7 +79,7 @@ class PrivateServer:
         self.appendfsync = appendfsync
         self.args = tuple(args)
         self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: subprocess.Popen[bytes] | None = None
+        self._watcher: Watcher | None = None
 
     @property
     def url(self) -> str:
@@ -89,7 +108,8 @@ class PrivateServer:
                 self._process = subprocess.Popen(
                     self._words(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
-            self._watch(self._process.pid)
+            self._unwatch()
+            self._watcher = Watcher(self._process.pid)
             self._ready(self._process)
         return self
 
@@ -145,21 +165,9 @@ class PrivateServer:
             raise ConfigurationError("the private server was not started", hint="call start(), or use it in a with")
         return self._process
 
-    def _watch(self, pid: int) -> None:
-        words = ["/bin/sh", "-c", _WATCH, str(pid)]
-        quiet = subprocess.DEVNULL
-        self._unwatch()
-        self._watcher = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
-        )
-
     def _unwatch(self) -> None:
-        """End the watcher before the server, so that it can never signal another process of that number."""
         if self._watcher is not None:
-            self._watcher.kill()
-            self._watcher.wait()
-            if self._watcher.stdin is not None:
-                self._watcher.stdin.close()
+            self._watcher.end()
             self._watcher = None
 
     def _words(self) -> list[str]:

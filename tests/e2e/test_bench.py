@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from redurable.bench.report import BELOW, OK, at_least, at_most, percentile, row
@@ -170,3 +173,35 @@ def test_a_wrong_input_is_one_line_and_a_hint(words: tuple[str, ...], said: str)
     assert done.returncode in (1, 2)
     assert said in done.stderr.splitlines()[-2], done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _children(pid: int) -> set[int]:
+    """Return the processes that descend from *pid*, whatever their session."""
+    return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+
+
+def test_a_killed_bench_leaves_no_server_and_no_worker() -> None:
+    command = [sys.executable, "-m", "redurable", "bench", "--only", "sequential", "--repeat", "50"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end, found = time.monotonic() + 60, set[int]()
+        while not any("worker-process" in _words(pid) for pid in found):
+            assert process.poll() is None
+            assert time.monotonic() < end, found
+            time.sleep(0.05)
+            found = _children(process.pid)
+        assert any("--unixsocket" in _words(pid) or "server" in _words(pid) for pid in found)
+    finally:
+        process.kill()
+        process.wait()
+    end = time.monotonic() + 60
+    while left := [pid for pid in found if _words(pid)]:
+        assert time.monotonic() < end, [_words(pid) for pid in left]
+        time.sleep(0.1)
+
+
+def _words(pid: int) -> str:
+    """Return the command line of *pid*, empty if it is gone, or but a zombie that nobody has waited for."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(psutil.Process(pid).cmdline())
+    return ""
