@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -25,6 +26,7 @@ __all__ = [
     "Typed",
     "digest",
     "encode",
+    "misfit_of",
     "plain",
     "reason_of",
     "sealed_part",
@@ -46,6 +48,8 @@ _WORDS = (
     (re.compile(r"Object contains unknown field (.*)"), r"the field \1 is not known"),
     (re.compile(r"Invalid enum value"), "none of the values allowed"),
 )
+_FIELD = re.compile(r"`\$\[(\d+)\]")  # of an array: which of its fields
+_TYPES = re.compile(r"Expected `([^`]*)`, got `([^`]*)`")
 _PLAIN: frozenset[type] = frozenset({str, bytes, int, float, bool, type(None)})
 
 
@@ -172,6 +176,24 @@ def reason_of(error: Exception) -> str:
         if pattern.fullmatch(what):
             what = _QUOTE.sub(r"\1", pattern.sub(ours, what))
     return f"{place}: {what}" if place else what
+
+
+def misfit_of(error: Exception, fields: Sequence[str]) -> str:
+    """
+    Say why a record of ours, an array of *fields*, cannot be read: "its labels: expected str, got int", never a value.
+    """
+    text = str(error)
+    found = _FIELD.search(text)
+    place = fields[int(found[1])] if found is not None and int(found[1]) < len(fields) else ""
+    if isinstance(error, UnicodeDecodeError):
+        return "a text in it is no UTF-8"
+    if not isinstance(error, msgspec.ValidationError):
+        return "it is cut short" if "truncated" in text else "it is no MessagePack"
+    if "of at least length" in text:
+        return "fields are missing"
+    types = _TYPES.search(text)
+    what = "a value that this version does not know" if types is None else f"expected {types[1]}, got {types[2]}"
+    return f"its {place}: {what}" if place else what
 
 
 def digest(value: Any) -> str:

@@ -92,7 +92,8 @@ async def given(attempt: Attempt) -> dict[str, Any]:
     except CodecError:
         raise
     except SerialisationError as error:
-        entries = (readable(raw) for raw in reversed(attempt.lease.entries))
+        found = attempt.lease.entries
+        entries = (readable(found[seq - 1], seq) for seq in range(len(found), 0, -1))
         last = next((entry for entry in entries if isinstance(entry, (*_BEGUN, Forked))), None)
         if isinstance(last, Forked):  # what is above was done with another's payload
             error.hint = f"what was forked from {last.source} was given this: fork it again with one that fits"

@@ -116,7 +116,7 @@ class Recorder:
             async for part in parts(self.lease.read, len(found), found):
                 found += part
         self.size = sum(map(len, found))
-        self.cursor.load(await self._decoded(found))
+        self.cursor.load(await self._decoded(found, 0))
 
     def bound(self, entries: int, size: int) -> None:
         """Tell the owner as soon as the journal has more entries, or bytes."""
@@ -128,8 +128,8 @@ class Recorder:
             self.lose("OVER")
             del self._owner
 
-    async def _decoded(self, found: list[bytes]) -> list[Entry]:
-        return [readable(raw) for raw in found]
+    async def _decoded(self, found: list[bytes], before: int) -> list[Entry]:
+        return [readable(raw, seq) for seq, raw in enumerate(found, before + 1)]
 
     def sync(self) -> None:
         """Fetch what the journal holds beyond the cursor (something came from outside)."""
@@ -199,7 +199,8 @@ class Recorder:
             again = True
             while again:
                 self._behind, start = False, len(self.cursor)
-                found = await self._decoded([raw async for part in parts(self.lease.read, start) for raw in part])
+                read = [raw async for part in parts(self.lease.read, start) for raw in part]
+                found = await self._decoded(read, start)
                 # what was on its way when this was asked may have been answered, and so taken, before it
                 for entry in found[len(self.cursor) - start :]:
                     self.cursor.extend(entry)

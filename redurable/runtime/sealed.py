@@ -15,7 +15,6 @@ from redurable.errors import CodecError, Fenced
 from redurable.journal.cursor import Cursor
 from redurable.model import Entry, encode_entry
 from redurable.runtime.recorder import Owner, Recorder
-from redurable.store.journals import readable
 from redurable.store.lease import Lease
 from redurable.tasks import background
 
@@ -74,11 +73,8 @@ class SealedRecorder(Recorder):
         finally:
             self._sealing = None
 
-    async def _decoded(self, found: list[bytes]) -> list[Entry]:
-        entries: list[Entry] = []
-        for raw in found:
-            entries.append(await self._vault.open_struct(readable(raw)))
-        return entries
+    async def _decoded(self, found: list[bytes], before: int) -> list[Entry]:
+        return [await self._vault.open_struct(entry) for entry in await super()._decoded(found, before)]
 
     def lose(self, word: str) -> None:
         """This owner is refused: nothing more is sent; what is out is still answered."""

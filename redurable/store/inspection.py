@@ -137,7 +137,7 @@ def _info(
 ) -> IntentInfo:
     try:
         envelope = decode_envelope(body) if body else None
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         envelope = None  # written by something else; the intent is listed all the same
     lane = fields.get("at", fields.get("lane", "")).split("/", 1)[0]
     paused = "paused" in fields or lane.startswith("!")

@@ -7,10 +7,11 @@ However long a journal is, the server is asked for about a MiB of it at a time, 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
+from redurable.codec import misfit_of
 from redurable.errors import CodecError, NotFound
 from redurable.ids import call_text
 from redurable.model import (
@@ -33,6 +34,7 @@ __all__ = ["entries_of", "failures_of", "history", "last_step", "parts", "readab
 
 _PART = 1 << 20  # bytes of a journal that are read at a time
 _FIRST, _GROWTH, _MOST = 4, 16, 10_000  # entries: of a first read, of one beside that before, of any
+_KINDS: dict[object, Any] = {kind.__struct_config__.tag: kind for kind in get_args(Entry)}
 _CONTINUED = b"\x1e"  # the tag of `Continued`
 
 
@@ -66,21 +68,35 @@ async def parts(
         start += count
 
 
-def readable(raw: bytes) -> Entry:
+def readable(raw: bytes, seq: int) -> Entry:
     """
-    Return the entry in *raw*.
+    Return the entry in *raw*, the *seq*-th (1 = first) of its journal.
 
     Raises:
         CodecError: JOURNAL_UNREADABLE; a later version wrote it, or something else did.
     """
     try:
         entry: Entry = decode_entry(raw)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        what, why = _misfit(raw, error)
         raise CodecError(
-            f"the journal holds an entry that this version cannot read: {error}", code="JOURNAL_UNREADABLE",
-            hint="a later version of redurable wrote it: upgrade this one",
-        ) from None  # fmt: skip
+            f"entry {seq} of the journal{what} cannot be read: {why}",
+            code="JOURNAL_UNREADABLE",
+            hint="a later version of redurable wrote it: upgrade this one. Or something else did: then "
+            "redurable intents kill ID ends the intent",
+        ) from None
     return entry
+
+
+def _misfit(raw: bytes, error: Exception) -> tuple[str, str]:
+    """Say what kind of entry it is, if that can be seen, and why it cannot be read."""
+    tag = raw[1] if len(raw) > 1 and raw[0] >> 4 == 9 and raw[1] < 0x80 else None  # an array that a number begins
+    kind = _KINDS.get(tag)
+    if tag is not None and kind is None:
+        return "", f"it is of kind {tag}, which this version does not know"
+    if kind is None:
+        return "", misfit_of(error, ())
+    return f" ({kind.__name__})", misfit_of(error, ("kind", *kind.__struct_fields__))
 
 
 async def history(store: Store, intent: str, since: int = 0) -> list[tuple[int, Entry]]:
@@ -100,7 +116,7 @@ async def history(store: Store, intent: str, since: int = 0) -> list[tuple[int, 
             raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
         if begun == before == _entries_before(await first):
             start = max(since, before) + 1
-            return [(seq, _absolute(readable(raw), before)) for seq, raw in enumerate(found, start)]
+            return [(seq, _absolute(readable(raw, seq), before)) for seq, raw in enumerate(found, start)]
         before = begun  # a turn began: its entries are counted from another number
 
 
@@ -118,8 +134,8 @@ def _absolute(entry: Entry, before: int) -> Entry:
 def voided_of(entries: Iterable[bytes]) -> set[int]:
     """Return the seqs that operators' retries voided."""
     voided: set[int] = set()
-    for raw in entries:
-        entry = decode_entry(raw)
+    for seq, raw in enumerate(entries, 1):
+        entry = readable(raw, seq)
         if isinstance(entry, Reopened):
             voided.update(entry.voided)
     return voided
@@ -134,7 +150,7 @@ def failures_of(entries: Iterable[bytes]) -> list[int]:
     """
     raw = list(entries)
     gone = voided_of(raw)
-    live = [(seq, decode_entry(data)) for seq, data in enumerate(raw, 1) if seq not in gone]
+    live = [(seq, readable(data, seq)) for seq, data in enumerate(raw, 1) if seq not in gone]
     voided: set[int] = set()
     failed: set[tuple[str, str, int | str]] = set()
     called = {entry.child: (seq, entry) for seq, entry in live if isinstance(entry, Called)}
@@ -169,7 +185,7 @@ def undone_of(entries: Iterable[bytes]) -> list[str] | None:
     """
     raw = list(entries)
     gone = voided_of(raw)
-    live = [decode_entry(data) for seq, data in enumerate(raw, 1) if seq not in gone]
+    live = [readable(data, seq) for seq, data in enumerate(raw, 1) if seq not in gone]
     begun = next((at for at, entry in enumerate(live) if isinstance(entry, Compensating)), None)
     if begun is None:
         return None
@@ -191,7 +207,7 @@ def last_step(entries: Iterable[bytes]) -> str | None:
     for raw in reversed(list(entries)):
         try:
             entry = decode_entry(raw)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             continue  # a later version's
         if isinstance(entry, StepDone | StepFailedEntry | StepTried):
             return f"{entry.name}#{entry.n}"

@@ -114,7 +114,7 @@ def _fits(head: list[bytes | None], verb: str, choice: Choice, before: int) -> b
 def _labelled(body: bytes, label: tuple[str, str]) -> bool:
     try:
         return inspection.decode_envelope(body).labels.get(label[0]) == label[1]
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return False  # written by something else
 
 

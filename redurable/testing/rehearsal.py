@@ -81,9 +81,9 @@ def rehearse(specs: Mapping[str, HandlerSpec], record: Any, vault: Vault | None 
     intent, parts = unpack(record)
     told = _Told(intent, parts)
     try:
-        entries = [readable(raw) for raw in parts.journal]
+        entries = [readable(raw, seq) for seq, raw in enumerate(parts.journal, 1)]
         envelope = decode_envelope(parts.body)
-    except (CodecError, msgspec.MsgspecError) as error:
+    except (CodecError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         return [told.finding("UNREADABLE", _message(error))]
     spec = specs.get(envelope.type) or (next(iter(specs.values())) if not envelope.type and len(specs) == 1 else None)
     if spec is None:

@@ -2,7 +2,8 @@
 Intents of a type that this process has no handler for: put down for a while, so that a worker that knows it may come.
 
 One that somebody asked to end, or whose deadline has passed, is ended here, unless a handler of its type has been at
-work: then what it did may have to be undone, and only a worker that knows the type can do that (or `kill` it).
+work: then what it did may have to be undone, and only a worker that knows the type can do that (or `kill` it). What was
+sent and cannot be read has no type: it fails.
 """
 
 from __future__ import annotations
@@ -12,15 +13,26 @@ import contextlib
 import msgspec
 
 from redurable.clock import now_ms
+from redurable.codec import misfit_of
 from redurable.errors import StoreError
 from redurable.events import emit
-from redurable.model import Arrived, CancelRequested, Claimed, Envelope, Reason, Reopened, Status, decode_entry
+from redurable.model import (
+    Arrived,
+    CancelRequested,
+    Claimed,
+    Envelope,
+    Reason,
+    Reopened,
+    SessionEnvelope,
+    Status,
+    decode_entry,
+)
 from redurable.store.courier import relay
 from redurable.store.journals import parts
 from redurable.store.lease import Lease, canceling, shelve
 from redurable.store.store import KEEP_OTHER_MS, failure_of
 
-__all__ = ["put_down"]
+__all__ = ["put_down", "refuse"]
 
 _AGAIN_MS = 5000
 
@@ -41,6 +53,14 @@ async def put_down(lease: Lease, envelope: Envelope) -> None:
     emit("intent.unknown_type", queue=lease.queue, type=envelope.type, intent=lease.id)
 
 
+async def refuse(lease: Lease, error: Exception) -> None:
+    """Fail what *lease* holds: *error* says that what was sent is no envelope, and none of another try would be."""
+    why = f"what was sent cannot be read: {misfit_of(error, SessionEnvelope.__struct_fields__)}"
+    failure = failure_of(Status.FAILED, "BAD_ENVELOPE", f"{why} (send with redurable, no later one than the worker's)")
+    await lease.settle("FAILED", failure, KEEP_OTHER_MS)
+    emit("intent.ended", intent=lease.id, queue=lease.queue, outcome="FAILED")
+
+
 async def _asked(lease: Lease) -> CancelRequested | None:
     """Return what asked it to end; None if its journal has anything that a handler wrote."""
     asked = None
@@ -48,7 +68,7 @@ async def _asked(lease: Lease) -> CancelRequested | None:
         for raw in part:
             try:
                 entry = decode_entry(raw)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 return None  # a later version's
             if isinstance(entry, CancelRequested):
                 asked = entry

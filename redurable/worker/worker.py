@@ -27,7 +27,6 @@ from redurable import events
 from redurable.clock import monotonic, now_ms
 from redurable.config import Address, journal_limits, max_payload
 from redurable.errors import RedurableError
-from redurable.model import Status
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.bodies import close_pools, thread_pool
 from redurable.runtime.handlers import HandlerSpec, Resources
@@ -38,7 +37,7 @@ from redurable.store.inspection import decode_envelope
 from redurable.store.keeper import Keeper, renew
 from redurable.store.lease import Lease, sit
 from redurable.store.multiplexer import Identity
-from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
+from redurable.store.store import Store
 from redurable.store.subscriber import Subscriber
 from redurable.tasks import background
 from redurable.worker.bell import Bell
@@ -54,7 +53,7 @@ from redurable.worker.retention import retention
 from redurable.worker.settings import Settings, new_worker_id
 from redurable.worker.timers import timers
 from redurable.worker.unheld import unheld
-from redurable.worker.unknown import put_down
+from redurable.worker.unknown import put_down, refuse
 
 __all__ = ["Settings", "Worker", "new_worker_id"]
 
@@ -311,10 +310,8 @@ class Worker:
         body, lease.body = lease.body if lease.body is not None else await lease.read_body(), None
         try:
             envelope = decode_envelope(body)
-        except msgspec.MsgspecError as error:
-            failure = failure_of(Status.FAILED, "BAD_ENVELOPE", f"what was sent cannot be read: {error}")
-            await lease.settle("FAILED", failure, KEEP_OTHER_MS)
-            events.emit("intent.ended", intent=lease.id, queue=lease.queue, outcome="FAILED")
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            await refuse(lease, error)
             return
         types = self.handlers.get(lease.queue, {})
         spec = types.get(envelope.type)

@@ -12,6 +12,7 @@ from redurable.model import Status
 from redurable.runtime.handlers import spec_of
 from tests.runtime.world import QUEUE, World
 
+SECRET_NUMBER = 4929
 pytestmark = pytest.mark.anyio
 
 
@@ -29,15 +30,30 @@ async def test_labels_keys_and_types_that_are_no_texts_are_refused(w: World, opt
     assert await w.client.list() == []
 
 
-async def test_an_envelope_that_cannot_be_read_ends_and_hides_no_other(w: World) -> None:
+@pytest.mark.parametrize(
+    ("stored", "why"),
+    [
+        (msgspec.msgpack.encode(["", 1, {"order": SECRET_NUMBER}]), "its labels: expected str, got int"),
+        (msgspec.msgpack.encode(["", 1, {}, "", {}, 5]), "its parent: expected str, got int"),
+        (msgspec.msgpack.encode([""]), "fields are missing"),
+        (msgspec.msgpack.encode({"payload": SECRET_NUMBER}), "expected array, got object"),
+        (msgspec.msgpack.encode(["", 1, {}])[:-1], "it is cut short"),
+        (b"\x92\xa1\xff\x01", "a text in it is no UTF-8"),
+        (b"\xc1", "it is no MessagePack"),
+    ],
+    ids=["label", "parent", "short", "object", "cut", "utf-8", "malformed"],
+)
+async def test_an_envelope_that_cannot_be_read_ends_and_hides_no_other(w: World, stored: bytes, why: str) -> None:
     good = await w.send(1)
     bad = await w.send(2)
     keys = w.store.keys_of(bad)
-    await w.store.mux.command("SET", keys.envelope(bad), msgspec.msgpack.encode(["", 1, {"order": 17}, "", {}, ""]))
+    await w.store.mux.command("SET", keys.envelope(bad), stored)
     assert {i.id for i in await w.client.list()} == {good, bad}
     await w.serve(echo)
     failure = await w.failure(bad)
     assert failure.code == "BAD_ENVELOPE"
+    assert failure.error is not None
+    assert failure.error.message.startswith(f"what was sent cannot be read: {why} (")
     assert await w.result(good) == 1
 
 

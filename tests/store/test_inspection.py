@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from redurable.errors import NotFound
+from redurable.errors import CodecError, NotFound
 from redurable.ids import new_id
 from redurable.model import (
     AttemptFailed,
@@ -327,3 +327,34 @@ class TestWorkers:
         assert (one.id, one.alive, two.id, two.alive) == ("w1", True, "w2", False)
         assert (one.queues, one.concurrency) == ((QUEUE,), 10)
         assert mail.workers == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"\x93\x63\x01\x02", "cannot be read: it is of kind 99, which this version does not know"),
+        (
+            msgspec.msgpack.encode([1, "", "a", 1.5, 3, b"", None]),
+            "(StepDone) cannot be read: its n: expected int",
+        ),
+        (
+            msgspec.msgpack.encode([7, 1, ["a", 5], 1]),
+            "(AttemptFailed) cannot be read: its error: expected str",
+        ),
+        (msgspec.msgpack.encode([9, 1, "TOPSECRET"]), "its status: a value that this version does not know"),
+        (msgspec.msgpack.encode([1, ""]), "(StepDone) cannot be read: fields are missing"),
+        (msgspec.msgpack.encode({"a": 1}), "cannot be read: expected array, got object"),
+        (b"\x97\x01", "(StepDone) cannot be read: it is cut short"),
+        (b"\x97\x01\xa1\xff\xa1a\x01\x02\xc0\xc0", "(StepDone) cannot be read: a text in it is no UTF-8"),
+        (b"", "cannot be read: it is cut short"),
+        (b"\xc1TOPSECRET", "cannot be read: it is no MessagePack"),
+    ],
+)
+def test_an_entry_that_cannot_be_read_is_told_by_number_and_field_without_its_values(raw: bytes, why: str) -> None:
+    with pytest.raises(CodecError) as refused:
+        journals.readable(raw, 7)
+    assert refused.value.code == "JOURNAL_UNREADABLE"
+    assert refused.value.message.startswith("entry 7 of the journal ")
+    assert why in refused.value.message
+    assert "TOPSECRET" not in str(refused.value)
+    assert "later version" in refused.value.hint
