@@ -23,6 +23,7 @@ from redurable.portable import Parts
 from redurable.runtime.turns import turn_seed
 from redurable.store import archive
 from redurable.store.inspection import decode_envelope, every
+from redurable.store.journals import readable
 from redurable.store.keys import UNPINNED
 from redurable.store.store import Store
 
@@ -77,6 +78,8 @@ class Archive:
         if data is not None and self._vault is not None:
             data = await self._vault.seal(data)
         parts = await archive.parts_of(store, intent)
+        for seq, raw in enumerate(parts.journal, 1):
+            readable(raw, seq)  # else it is said which entry cannot be read
         kept = past(parts.journal, from_step)
         partition = partition_of(intent)
         if idempotency_key is None:

@@ -186,6 +186,8 @@ class TestUnreadable:
         with pytest.raises(CodecError, match="later version") as refused:
             await w.journal(intent)
         assert refused.value.code == "JOURNAL_UNREADABLE"
+        with pytest.raises(CodecError, match="entry 2 of the journal"):
+            await w.client.fork(intent, "tell")
         assert [i.id for i in await w.client.list(queue=QUEUE)] == [intent]
         await w.store.mux.command(
             "LSET", w.store.keys[0].journal(intent), 1, encode_entry(Claimed("w", "3.11", "1", "1"))
