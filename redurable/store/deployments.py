@@ -182,13 +182,12 @@ async def open_intents(store: Store, queues: Collection[str], version: str | Non
 async def _open(store: Store) -> AsyncIterator[tuple[str, str, str, int, bool]]:
     """Give (id, queue, version or "", created in ms, whether it begins yet) of every open intent, each once."""
     names = ("status", "queue", "version", "created", "fence")
-    for keys in store.keys:
-        seen = set[str]()  # of the open ones alone: what is kept here does not grow with what has ended
-        async for page in walk(store, keys.head_prefix):
-            heads = await asyncio.gather(*(store.mux.command("HMGET", keys.head(i), *names) for i in page))
-            for intent, head in zip(page, heads, strict=True):
-                status, queue, version, created, fence = ((word or b"").decode() for word in head)
-                if status and not Status(status).final and intent not in seen:
-                    seen.add(intent)
-                    fresh = not version and (not fence or head[2] is not None)
-                    yield intent, queue, version, int(created), fresh
+    seen = set[str]()  # of the open ones alone: what is kept here does not grow with what has ended
+    async for page in walk(store, "i:"):
+        heads = await asyncio.gather(*(store.mux.command("HMGET", store.keys[p].head(i), *names) for p, i in page))
+        for (_, intent), head in zip(page, heads, strict=True):
+            status, queue, version, created, fence = ((word or b"").decode() for word in head)
+            if status and not Status(status).final and intent not in seen:
+                seen.add(intent)
+                fresh = not version and (not fence or head[2] is not None)
+                yield intent, queue, version, int(created), fresh

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 import msgspec
@@ -33,6 +35,7 @@ __all__ = [
     "WorkerInfo",
     "decode_envelope",
     "every",
+    "heads",
     "ids_of",
     "info",
     "intents",
@@ -45,6 +48,7 @@ _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 _PAGE = 200
 _SORTED = 100_000  # ids that a listing puts in order at a time
 Page = list[IntentInfo]
+_Rows = list[tuple[float, str]]  # (when it goes, id)
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,22 +185,23 @@ def _info(
     )
 
 
-async def ids_of(store: Store, partition: int, queue: str | None, status: Status | None) -> AsyncIterator[list[str]]:
+async def ids_of(store: Store, queue: str | None, status: Status | None) -> AsyncIterator[list[str]]:
     """Give pages of ids by the cheapest structure that holds them; open ones of no structure come from SCAN."""
-    keys, mux = store.keys[partition], store.mux
     if status is not None and status.final:
-        async for page in _ended(store, keys.done if status is Status.COMPLETED else keys.failed):
+        views = [keys.done if status is Status.COMPLETED else keys.failed for keys in store.keys]
+        async for page in _merged([_ended(store, view, _PAGE // len(views)) for view in views]):
             yield page
         return
     if status in (Status.SUBMITTED, Status.DELIVERED, Status.IN_PROGRESS):
-        for raw in await mux.command("SMEMBERS", keys.streams):
-            if queue is None or keys.lane_of(raw.decode())[0] == queue:
-                async for page in _entries(store, raw, pending=status is not Status.SUBMITTED):
-                    yield page
+        for keys in store.keys:
+            for raw in await store.mux.command("SMEMBERS", keys.streams):
+                if queue is None or keys.lane_of(raw.decode())[0] == queue:
+                    async for page in _entries(store, raw, pending=status is not Status.SUBMITTED):
+                        yield page
         return
     ids: list[str] = []
-    async for some in walk(store, keys.head_prefix):
-        ids += some
+    async for some in walk(store, "i:"):
+        ids += [intent for _, intent in some]
         if len(ids) >= _SORTED:
             for page in _newest_first(ids):
                 yield page
@@ -205,15 +210,43 @@ async def ids_of(store: Store, partition: int, queue: str | None, status: Status
         yield page
 
 
-async def _ended(store: Store, view: str) -> AsyncIterator[list[str]]:
-    """Give pages of a view, the last to go first; by time, since ranks shift as others end or are deleted."""
+async def _merged(views: list[AsyncGenerator[_Rows, None]]) -> AsyncIterator[list[str]]:
+    """Give what *views* give as pages of one, the last to go first."""
+    ahead = [deque(rows) for rows in await asyncio.gather(*(anext(view, []) for view in views))]
+    first = [(-rows[0][0], n) for n, rows in enumerate(ahead) if rows]
+    heapq.heapify(first)
+    page: list[str] = []
+    while first:
+        n = first[0][1]
+        rows = ahead[n]
+        page.append(rows.popleft()[1])
+        if not rows:
+            rows.extend(await anext(views[n], []))
+        if rows:
+            heapq.heapreplace(first, (-rows[0][0], n))
+        else:
+            heapq.heappop(first)
+        if len(page) == _PAGE or not first:
+            yield page
+            page = []
+
+
+async def _ended(store: Store, view: str, least: int) -> AsyncGenerator[_Rows, None]:
+    """
+    Give pages of a view, the last to go first; by time, since ranks shift as others end or are deleted.
+
+    The first page is of *least*, the others are larger and larger: of many views little is taken, often.
+    """
+    count = max(10, least)
     top, there = b"+inf", set[bytes]()  # where the last page ended, and what was given of that moment
     while True:
-        words = ("BYSCORE", "REV", "LIMIT", 0, _PAGE + len(there), "WITHSCORES")
+        words = ("BYSCORE", "REV", "LIMIT", 0, count + len(there), "WITHSCORES")
         flat = await store.mux.command("ZRANGE", view, top, "-inf", *words)
-        if not (found := [raw for raw in flat[::2] if raw not in there]):
+        found = [(float(at), raw.decode()) for raw, at in zip(flat[::2], flat[1::2], strict=True) if raw not in there]
+        if not found:
             return
-        yield [raw.decode() for raw in found]
+        yield found
+        count = min(_PAGE, 2 * count)
         last = flat[-1]
         there = {raw for raw, at in zip(flat[::2], flat[1::2], strict=True) if at == last}
         top = last
@@ -246,23 +279,30 @@ async def _entries(store: Store, stream: bytes, pending: bool) -> AsyncIterator[
         begin = "(" + last.decode()
 
 
+async def heads(store: Store, ids: list[str], *names: str) -> list[tuple[str, list[bytes | None]]]:
+    """Return what the heads of *ids* have under *names*; what is no id of ours is left out."""
+    asked = []
+    for intent in ids:
+        with contextlib.suppress(NotFound):
+            asked.append((intent, store.mux.command("HMGET", store.keys_of(intent).head(intent), *names)))
+    return [(intent, await head) for intent, head in asked]
+
+
 async def every(
     store: Store, *, queue: str | None = None, status: Status | None = None, label: tuple[str, str] | None = None
 ) -> AsyncGenerator[IntentInfo, None]:
     """Give the intents that fit, newest first (of an uncommonly large namespace, in parts); one may come twice."""
-    for partition, keys in enumerate(store.keys):
-        async for ids in ids_of(store, partition, queue, status):
-            heads = [store.mux.command("HMGET", keys.head(intent), "status", "queue") for intent in ids]
-            fitting = [i for i, head in zip(ids, heads, strict=True) if _fits(await head, queue, status)]
-            for some in (fitting[n : n + 20] for n in range(0, len(fitting), 20)):
-                for found in await asyncio.gather(*(info(store, i) for i in some), return_exceptions=True):
-                    if isinstance(found, NotFound):
-                        continue  # removed since
-                    if isinstance(found, BaseException):
-                        raise found
-                    same = status is None or found.status is status
-                    if same and (label is None or found.labels.get(label[0]) == label[1]):
-                        yield found
+    async for ids in ids_of(store, queue, status):
+        fitting = [i for i, head in await heads(store, ids, "status", "queue") if _fits(head, queue, status)]
+        for some in (fitting[n : n + 20] for n in range(0, len(fitting), 20)):
+            for found in await asyncio.gather(*(info(store, i) for i in some), return_exceptions=True):
+                if isinstance(found, NotFound):
+                    continue  # removed since
+                if isinstance(found, BaseException):
+                    raise found
+                same = status is None or found.status is status
+                if same and (label is None or found.labels.get(label[0]) == label[1]):
+                    yield found
 
 
 async def intents(

@@ -49,11 +49,13 @@ __all__ = [
     "SOLO",
     "UNPINNED",
     "Keys",
+    "any_partition",
     "check_queue",
     "check_session",
     "continuations",
     "limit_keys",
     "meta_key",
+    "place_of",
     "suspects",
     "told_keys",
 ]
@@ -68,6 +70,17 @@ _FORBIDDEN = frozenset(":{}/ \t\r\n\0*?[]\\")
 def meta_key(namespace: str) -> str:
     """Return the key of the namespace's format version and partition count."""
     return f"{namespace}:meta"
+
+
+def any_partition(namespace: str) -> str:
+    """Return the pattern that the keys of all partitions of *namespace* begin with."""
+    return f"{namespace}:{{*}}:"
+
+
+def place_of(key: str, namespace: str, kind: str) -> tuple[int, str] | None:
+    """Return (partition, what follows *kind*) of a *key* of *namespace*; None if it is of another kind."""
+    partition, _, rest = key.removeprefix(f"{namespace}:{{").partition("}:")
+    return (int(partition), rest[len(kind) :]) if partition.isdecimal() and rest.startswith(kind) else None
 
 
 def check_queue(queue: str) -> str:

@@ -16,7 +16,7 @@ import msgspec
 from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.model import Reason, Status
 from redurable.store import archive, control, inspection
-from redurable.store.keys import Keys, check_queue
+from redurable.store.keys import check_queue
 from redurable.store.store import Store
 
 __all__ = ["VERBS", "Choice", "act", "chosen"]
@@ -69,31 +69,30 @@ async def chosen(store: Store, verb: str, choice: Choice) -> list[str]:
     seconds, micros = await store.mux.command("TIME")
     before = int(seconds) * 1000 + int(micros) // 1000 - (choice.older_than or 0)
     found: dict[str, None] = {}  # an ordered set: a walk may give an id twice
-    for partition, keys in enumerate(store.keys):
-        async for page in _pages(store, partition, verb, choice):
-            for start in range(0, len(page), _PAGE):
-                found |= dict.fromkeys(await _fitting(store, keys, page[start : start + _PAGE], verb, choice, before))
+    async for page in _pages(store, verb, choice):
+        for start in range(0, len(page), _PAGE):
+            found |= dict.fromkeys(await _fitting(store, page[start : start + _PAGE], verb, choice, before))
     return list(found)
 
 
-async def _pages(store: Store, partition: int, verb: str, choice: Choice) -> AsyncIterator[list[str]]:
+async def _pages(store: Store, verb: str, choice: Choice) -> AsyncIterator[list[str]]:
     """Give pages of ids that may fit, from the cheapest structure; those that end are in one of two views."""
     states: list[Status | None] = [choice.status]
     if choice.status is None and not VERBS[verb] & (_OPEN - {Status.WAITING}):
         states = [Status.FAILED, *([Status.COMPLETED] if Status.COMPLETED in VERBS[verb] else [])]
     for status in states:
-        async for page in inspection.ids_of(store, partition, choice.queue, status):
+        async for page in inspection.ids_of(store, choice.queue, status):
             yield page
 
 
-async def _fitting(store: Store, keys: Keys, ids: list[str], verb: str, choice: Choice, before: int) -> list[str]:
+async def _fitting(store: Store, ids: list[str], verb: str, choice: Choice, before: int) -> list[str]:
     mux = store.mux
     names = ("status", "queue", "created", "canceling", "paused", "lane", "reason")
-    heads = await asyncio.gather(*(mux.command("HMGET", keys.head(intent), *names) for intent in ids))
-    some = [i for i, head in zip(ids, heads, strict=True) if head[0] and _fits(head, verb, choice, before)]
+    heads = await inspection.heads(store, ids, *names)
+    some = [i for i, head in heads if head[0] and _fits(head, verb, choice, before)]
     if choice.label is None:
         return some
-    bodies = await asyncio.gather(*(mux.command("GET", keys.envelope(intent)) for intent in some))
+    bodies = await asyncio.gather(*(mux.command("GET", store.keys_of(i).envelope(i)) for i in some))
     return [i for i, body in zip(some, bodies, strict=True) if body and _labelled(body, choice.label)]
 
 

@@ -17,7 +17,7 @@ from redurable.errors import NotFound, WrongState
 from redurable.ids import partition_for
 from redurable.model import Reason, Status
 from redurable.store.inspection import reason_of
-from redurable.store.keys import UNPINNED, Keys, check_queue, check_session
+from redurable.store.keys import UNPINNED, check_queue, check_session
 from redurable.store.scripts import load
 from redurable.store.session import KEEP_STATE_MS, Session
 from redurable.store.store import KEEP_OTHER_MS, Store, failure_of
@@ -100,25 +100,24 @@ async def info(store: Store, queue: str, key: str, *, line: int = 0) -> SessionI
 async def sessions(store: Store, *, queue: str | None = None, limit: int = 100) -> list[SessionInfo]:
     """Return up to *limit* sessions, those with the longest lines first."""
     found: dict[tuple[str, str], SessionInfo] = {}
-    for keys in store.keys:
-        async for names in _names(store, keys, queue):
-            for some in await asyncio.gather(*(info(store, *name) for name in names), return_exceptions=True):
-                if isinstance(some, SessionInfo):
-                    found[some.queue, some.key] = some
-                elif not isinstance(some, NotFound):  # one may have ended meanwhile
-                    raise some
-            if len(found) >= limit:
-                break
+    async for names in _names(store, queue):
+        for some in await asyncio.gather(*(info(store, *name) for name in names), return_exceptions=True):
+            if isinstance(some, SessionInfo):
+                found[some.queue, some.key] = some
+            elif not isinstance(some, NotFound):  # one may have ended meanwhile
+                raise some
+        if len(found) >= limit:
+            break
     ordered = sorted(found.values(), key=lambda s: (-s.waiting, s.holder is None, s.queue, s.key))
     return ordered[:limit]
 
 
-async def _names(store: Store, keys: Keys, queue: str | None) -> AsyncIterator[set[tuple[str, str]]]:
+async def _names(store: Store, queue: str | None) -> AsyncIterator[set[tuple[str, str]]]:
     """Give pages of (queue, key): sessions with intents, then those that only have a state."""
-    for prefix in (keys.line_prefix, keys.state_prefix):
-        async for page in walk(store, prefix, f"{check_queue(queue)}:*" if queue is not None else "*"):
+    for kind in ("s:", "v:"):
+        async for page in walk(store, kind, f"{check_queue(queue)}:*" if queue is not None else "*"):
             if page:
-                yield {keys.session_of(prefix + rest) for rest in page}
+                yield {(name, key) for name, _, key in (rest.partition(":") for _, rest in page)}
 
 
 async def skip(store: Store, queue: str, key: str, note: str = "") -> str:

@@ -1,26 +1,37 @@
 """
-Walking the keys of a partition, in pages that keep the server from nobody for longer than a millisecond.
+Walking the keys of a namespace, in pages that keep the server from nobody for longer than a millisecond.
 
 A walk sees every key that is there from its beginning to its end. It may see one twice, while the server grows its
-table: who counts has to tell them apart.
+table: who counts has to tell them apart. The server looks at all of its keys, whichever are asked for: one walk finds
+those of all partitions.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from redurable.store.keys import any_partition, place_of
 from redurable.store.store import Store
 
-__all__ = ["walk"]
+__all__ = ["scan", "walk"]
 
 _PAGE = 500  # places of the server's table that are looked at by one command
+Places = list[tuple[int, str]]
 
 
-async def walk(store: Store, prefix: str, rest: str = "*") -> AsyncIterator[list[str]]:
-    """Give what follows *prefix* in the keys that have it and then fit *rest*, in pages, of which many are empty."""
+async def scan(store: Store, cursor: bytes, kind: str, rest: str = "*", count: int = _PAGE) -> tuple[bytes, Places]:
+    """Return the next cursor, and (partition, what follows *kind*) of the keys of *kind* whose rest fits *rest*."""
+    pattern = any_partition(store.namespace) + kind + rest
+    cursor, page = await store.mux.command("SCAN", cursor, "MATCH", pattern, "COUNT", count)
+    places = [place_of(key.decode(), store.namespace, kind) for key in page]
+    return cursor, [place for place in places if place is not None and place[0] < len(store.keys)]
+
+
+async def walk(store: Store, kind: str, rest: str = "*") -> AsyncIterator[Places]:
+    """Give what `scan` answers, in pages, of which many are empty."""
     cursor = b"0"
     while True:
-        cursor, page = await store.mux.command("SCAN", cursor, "MATCH", prefix + rest, "COUNT", _PAGE)
-        yield [key.decode()[len(prefix) :] for key in page]
+        cursor, places = await scan(store, cursor, kind, rest)
+        yield places
         if cursor == b"0":
             return

@@ -137,15 +137,16 @@ class TestHistory:
 class TestWalk:
     async def test_it_sees_every_key_in_small_pages(self, world: World) -> None:
         names, prefix = {f"{n:05d}" for n in range(2500)}, world.keys.prefix + "walked:"
+        others = [world.keys.prefix + "other:00001", world.keys.prefix + "other:}:walked:00001"]
         await world.mux.command(
-            "MSET", world.keys.prefix + "other:00001", "", *(w for n in names for w in (prefix + n, ""))
+            "MSET", *(w for n in others for w in (n, "")), *(w for n in names for w in (prefix + n, ""))
         )
-        pages = [page async for page in walk(world.store, prefix)]
-        some = {name async for page in walk(world.store, prefix, "0000*") for name in page}
-        await world.mux.command("UNLINK", world.keys.prefix + "other:00001", *(prefix + n for n in names))
-        assert {name for page in pages for name in page} == names
+        pages = [page async for page in walk(world.store, "walked:")]
+        some = {place async for page in walk(world.store, "walked:", "0000*") for place in page}
+        await world.mux.command("UNLINK", *others, *(prefix + n for n in names))
+        assert {place for page in pages for place in page} == {(0, name) for name in names}
         assert max(map(len, pages)) < 1000  # the server may add the rest of one place of its table
-        assert some == {f"{n:05d}" for n in range(10)}
+        assert some == {(0, f"{n:05d}") for n in range(10)}
 
 
 class TestListing:
@@ -173,7 +174,7 @@ class TestListing:
         view = world.keys.done
         await world.mux.command("ZADD", view, *(w for n in range(700) for w in (10**9 + n % moments, f"{n:05d}")))
         found: list[str] = []
-        async for page in inspection.ids_of(world.store, 0, None, Status.COMPLETED):
+        async for page in inspection.ids_of(world.store, None, Status.COMPLETED):
             found += page
             await world.mux.command("ZADD", view, *(w for n in range(50) for w in (10**10, f"new-{len(found)}-{n}")))
             gone = [name for name in found if name.startswith("0")][:100]
