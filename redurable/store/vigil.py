@@ -63,9 +63,9 @@ class Vigil:
     def register(self, description: bytes) -> None:
         """Say what the worker is, and that it lives; a server that does not see it live is an error."""
         try:
-            for keys in self._store.keys:
-                self._call(_register, ("EVALSHA", _register.sha, 1, keys.workers, "", self._worker, description))
-            channel = self._store.keys[0].liveness(self._worker)
+            keys = self._store.keys[0]  # all processes are known there, whatever partitions they serve
+            self._call(_register, ("EVALSHA", _register.sha, 1, keys.workers, "", self._worker, description))
+            channel = keys.liveness(self._worker)
             client: Any = self._connected()  # redis-py has no type for it
             seen = client.execute_command("PUBSUB", "NUMSUB", channel)
         except (redis.RedisError, OSError) as error:

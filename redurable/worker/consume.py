@@ -66,6 +66,7 @@ class _Consumer:
             f"{sys.version_info.major}.{sys.version_info.minor}"
         )  # fmt: skip
         self.turned = worker.gates.turned
+        self.pace = worker.pace.parts[keeper.keys.partition]
         queues = [queue for queue in worker.queues if queue not in worker.gates.closed]
         groups = [keeper.streams_of(queue)[0] for queue in queues]
         # lane by lane over all queues: every continuation, then every high, ...
@@ -151,14 +152,24 @@ class _Consumer:
         limits = [self.limits.get(s, "") for s in streams]  # a suspect keeps its own
         places = {s: i for i, s in enumerate(streams, 1)}
         flat: list[Any] = [x for stream, entry, intent in given for x in (places[stream], entry, intent)]
-        number = self.worker.number()
-        leases = await self.keeper.claim(streams, limits, count, number, self.claimed, flat, self.gated)
-        for i, lease in enumerate(leases):
-            if not solo:
-                self._came(lease.stream, lease.entry)
-            self.worker.begin(lease, solo=solo)
-            if i % 10 == 9:
-                await asyncio.sleep(0)
+        worker, number = self.worker, self.worker.number()
+        # the consumers of other partitions do not claim for the same places meanwhile; a suspect takes them all
+        booked = worker.settings.concurrency if solo else count
+        worker.booked += booked
+        try:
+            leases = await self.keeper.claim(streams, limits, count, number, self.claimed, flat, self.gated)
+            for i, lease in enumerate(leases):
+                if not solo:
+                    self._came(lease.stream, lease.entry)
+                booked -= 1
+                worker.booked -= 1
+                worker.begin(lease, solo=solo)
+                if i % 10 == 9:
+                    await asyncio.sleep(0)
+        finally:
+            if booked:
+                worker.booked -= booked
+                worker.freed.set()
         return len(leases)
 
     async def _read(self, count: int) -> list[_Given]:
@@ -170,7 +181,7 @@ class _Consumer:
         )  # fmt: skip
         # at rest it would double what an idle worker asks the server
         recent = list(self.recent)
-        claim = self._behind(recent) if recent and self.lone and not self.worker.pace.calm else None
+        claim = self._behind(recent) if recent and self.lone and not self.pace.calm else None
         try:
             reply = await read
             leases = [] if claim is None else self.keeper.leases(recent, await claim)
@@ -184,7 +195,8 @@ class _Consumer:
             await self.keeper.open(self.streams)
             return []
         for lease in leases:
-            if self.over:
+            # those of other partitions may have taken the last places since, or a suspect that is to be alone
+            if self.over or not self.worker.free():
                 await lease.release()
             else:
                 self.worker.begin(lease)
@@ -226,6 +238,9 @@ class _Consumer:
             return False
         if worker.idle():
             await self.keeper.open(self.solo)
+            if worker.free() < worker.settings.concurrency:
+                self.heard = -1  # the consumer of another partition was faster: look again
+                return False
             if await self._claim(self.solo, 1, [], solo=True):
                 while not worker.idle() and not worker.stopping.is_set():
                     worker.freed.clear()
@@ -262,5 +277,5 @@ class _Consumer:
 
     async def _rank(self) -> int:
         """Our place among all workers: they give way to suspects one after the other, not all at once."""
-        names = await self.worker.store.mux.command("HKEYS", self.keeper.keys.workers)
+        names = await self.worker.store.mux.command("HKEYS", self.worker.store.keys[0].workers)
         return sum(n.decode() < self.worker.id for n in names if not n.endswith(b"#"))

@@ -3,7 +3,7 @@ The third detector: leases that ran out. It catches hung hosts and cut cables, w
 
 An entry that is overdue is only noted; it is taken at a second look one lease later on this process's own clock, if
 no reconnect lay between: a frozen or restarted server makes everybody look idle. Since this looks at every pending
-list, it is also what tells the process that nobody holds anything (`pace`).
+list of the partition, it is also what tells the process that nobody holds anything there (`pace`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _FEW = 12  # streams that a calm look sees, in turn: what it costs does not grow
 
 async def overdue(worker: Worker, keeper: Keeper) -> None:
     """Take overdue entries until the worker stops."""
-    lease = worker.settings.lease
+    lease, pace = worker.settings.lease, worker.pace.parts[keeper.keys.partition]
     seen: dict[tuple[str, bytes, str], float] = {}
     connects, turn = worker.store.mux.connects, 0
     while not worker.stopping.is_set():
-        calm = await worker.pace.wait(lease / 4, max(_CALM, lease))
-        stirs, held = worker.pace.stirs, 0
+        calm = await pace.wait(lease / 4, max(_CALM, lease))
+        stirs, held = pace.stirs, 0
         if worker.store.mux.connects != connects or not worker.may_judge():
             connects = worker.store.mux.connects
             seen.clear()
@@ -59,6 +59,6 @@ async def overdue(worker: Worker, keeper: Keeper) -> None:
                 emit("lease.overdue", worker=entry.owner, queue=queue, word=word, seconds=entry.idle / 1000)
         seen = still
         if held and calm:
-            worker.pace.stir()
-        elif not held and not calm and worker.idle():
-            worker.pace.found_empty(keeper.keys.partition, stirs)
+            pace.stir()
+        elif not held and not calm:
+            pace.found_empty(stirs)

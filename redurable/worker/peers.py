@@ -11,6 +11,7 @@ after a reconnect or a changed server.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from redurable.clock import monotonic
@@ -30,19 +31,29 @@ _WATCHED = 2
 _MISSES = 2
 
 
-async def recover_worker(keeper: Keeper, dead: str, *, liveness: bool, counted: bool = True) -> dict[str, int]:
-    """Take over whatever *dead* holds in the partition, and forget it; return how often each word was answered."""
-    words: dict[str, int] = {}
+async def recover_worker(keepers: list[Keeper], dead: str, *, liveness: bool, counted: bool = True) -> dict[str, int]:
+    """
+    Take over whatever *dead* holds in the partitions of *keepers*, and forget it; return how often a word was answered.
+
+    The first partition, where all processes are known, comes last: should we die meanwhile, another goes on.
+    """
+    words: Counter[str] = Counter()
+    for keeper in reversed(keepers):
+        words += await _recover(keeper, dead, liveness, counted)
+    return dict(words)
+
+
+async def _recover(keeper: Keeper, dead: str, liveness: bool, counted: bool) -> Counter[str]:
+    words: Counter[str] = Counter()
     for stream in await keeper.all_streams():
         while found := await _pending(keeper, stream, dead):
             answers = await asyncio.gather(
                 *(keeper.recover(entry, liveness=liveness, counted=counted) for entry in found)
             )
-            for word in answers:
-                words[word] = words.get(word, 0) + 1
+            words.update(answers)
             if "ALIVE" in answers or len(found) < 100:
                 break
-    if not words.get("ALIVE"):
+    if not words["ALIVE"]:
         await keeper.dismiss(dead)
     return words
 
@@ -54,8 +65,9 @@ async def _pending(keeper: Keeper, stream: str, owner: str) -> list[Pending]:
         return []  # no group: nothing was ever delivered from it
 
 
-async def peers(worker: Worker, keeper: Keeper) -> None:
-    """Watch other processes until the worker stops."""
+async def peers(worker: Worker, keepers: list[Keeper]) -> None:
+    """Watch other processes until the worker stops, and take over what one held in any partition."""
+    keys = keepers[0].keys
     misses: dict[str, int] = {}
     missed_at: dict[str, float] = {}
     ring: list[str] = []
@@ -63,7 +75,7 @@ async def peers(worker: Worker, keeper: Keeper) -> None:
     while not worker.stopping.is_set():
         if monotonic() >= next_look:
             next_look = monotonic() + _RING
-            everyone = await _registered(worker, keeper)
+            everyone = await _registered(worker)
             ring = _next_of(everyone, worker.id)
             misses = {name: count for name, count in misses.items() if name in everyone}
             watched = everyone
@@ -71,7 +83,7 @@ async def peers(worker: Worker, keeper: Keeper) -> None:
             watched = ring
         others = [w for w in watched if w != worker.id]
         if others and worker.may_judge():
-            counts = await worker.store.mux.command("PUBSUB", "NUMSUB", *(keeper.keys.liveness(w) for w in others))
+            counts = await worker.store.mux.command("PUBSUB", "NUMSUB", *(keys.liveness(w) for w in others))
             for name, count in zip(others, counts[1::2], strict=True):
                 misses[name] = 0 if count else misses.get(name, 0) + 1
                 if misses[name] == 1:
@@ -81,8 +93,8 @@ async def peers(worker: Worker, keeper: Keeper) -> None:
                     next_look = 0.0
                     misses.pop(name, None)
                     missed = missed_at.pop(name)
-                    if name in await _registered(worker, keeper):  # else another was faster
-                        words = await recover_worker(keeper, name, liveness=True)
+                    if name in await _registered(worker):  # else another was faster
+                        words = await recover_worker(keepers, name, liveness=True)
                         ms = round((monotonic() - missed) * 1000, 2)
                         emit("worker.lost", worker=name, by="peers", taken=words, ms=ms)
         if any(misses.values()):
@@ -91,8 +103,8 @@ async def peers(worker: Worker, keeper: Keeper) -> None:
             await worker.pace.wait(_EVERY, _CALM)
 
 
-async def _registered(worker: Worker, keeper: Keeper) -> list[str]:
-    fields = await worker.store.mux.command("HKEYS", keeper.keys.workers)
+async def _registered(worker: Worker) -> list[str]:
+    fields = await worker.store.mux.command("HKEYS", worker.store.keys[0].workers)
     return sorted({f.decode().rstrip("#") for f in fields})
 
 

@@ -251,10 +251,8 @@ class _Supervisor:
             os.killpg(pid, signal.SIGKILL)
         taken: dict[str, int] = {}
         try:
-            for keys in self._store.keys:
-                keeper = Keeper(self._store, keys.partition, "parent")
-                words = await recover_worker(keeper, worker_id, liveness=False, counted=code != 0)
-                taken = {w: taken.get(w, 0) + n for w, n in words.items()}
+            keepers = [Keeper(self._store, keys.partition, "parent") for keys in self._store.keys]
+            taken = await recover_worker(keepers, worker_id, liveness=False, counted=code != 0)
         except RedurableError as error:
             events.emit("recovery.failed", worker=worker_id, error=error)
             return  # the other detectors will see it

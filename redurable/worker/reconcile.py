@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from redurable.events import emit
 from redurable.store import schedules
 from redurable.store.keeper import Keeper
+from redurable.store.walk import scan
 
 if TYPE_CHECKING:
     from redurable.worker.worker import Worker
@@ -30,9 +31,9 @@ _SETTLED = 1.0
 _OPEN = {b"CREATED", b"SUBMITTED", b"IN_PROGRESS", b"WAITING"}
 
 
-async def reconcile(worker: Worker, keeper: Keeper) -> None:
-    """Mend until the worker stops."""
-    mux, prefix = worker.store.mux, keeper.keys.head_prefix
+async def reconcile(worker: Worker, keepers: list[Keeper]) -> None:
+    """Mend until the worker stops; one walk serves all partitions."""
+    store, mux = worker.store, worker.store.mux
     cursor: bytes = b"0"
     connects, alarms, hurry = mux.connects, worker.alarmed.rings, False
     while not worker.stopping.is_set():
@@ -47,13 +48,14 @@ async def reconcile(worker: Worker, keeper: Keeper) -> None:
             await asyncio.sleep(_SETTLED)
             connects, alarms, cursor, hurry = mux.connects, worker.alarmed.rings, b"0", True
         if cursor == b"0":
-            await keeper.open([s for q in worker.queues for s in keeper.streams_of(q)[0]])
+            for keeper in keepers:
+                await keeper.open([s for q in worker.queues for s in keeper.streams_of(q)[0]])
             worker.suspects.ring()  # a message may have been missed
-            await schedules.mend(worker.store)
-        cursor, keys = await mux.command("SCAN", cursor, "MATCH", prefix + "*", "COUNT", _PAGE)
-        states = await asyncio.gather(*(mux.command("HGET", key, "status") for key in keys))
-        open_ones = [k.decode()[len(prefix) :] for k, s in zip(keys, states, strict=True) if s in _OPEN]
-        words = await asyncio.gather(*(keeper.mend(intent) for intent in open_ones))
+            await schedules.mend(store)
+        cursor, places = await scan(store, cursor, "i:", count=_PAGE)
+        states = await asyncio.gather(*(mux.command("HGET", store.keys[p].head(i), "status") for p, i in places))
+        open_ones = [place for place, state in zip(places, states, strict=True) if state in _OPEN]
+        words = await asyncio.gather(*(keepers[partition].mend(intent) for partition, intent in open_ones))
         if mended := words.count("MENDED"):
             emit("intents.mended", count=mended)
         if cursor == b"0":

@@ -20,9 +20,10 @@ _MOST = 500
 
 async def retention(worker: Worker, keeper: Keeper) -> None:
     """Remove what is old until the worker stops."""
+    pace = worker.pace.parts[keeper.keys.partition]
     while not worker.stopping.is_set():
         removed = await keeper.sweep(now_ms(), _MOST)
         if removed:
             emit("intents.removed", count=removed)
         if removed < _MOST:
-            await worker.pace.wait(_EVERY, _CALM)
+            await pace.wait(_EVERY, _CALM)

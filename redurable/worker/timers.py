@@ -29,10 +29,11 @@ _MOVED = ("OK", "TIMED_OUT", "REQUESTED")
 async def timers(worker: Worker, keeper: Keeper) -> None:
     """Fire what is due until the worker stops; first wake what is held of its queues."""
     await keeper.wake_held(worker.queues, 2 * PAUSE)
+    bulletin = worker.bulletins[keeper.keys.timers]
     offset = 0
     checked = 0
     while not worker.stopping.is_set():
-        heard = worker.bulletin.rings
+        heard = bulletin.rings
         if now_ms() - checked > 60_000:
             before = now_ms()
             seconds, micros = await worker.store.mux.command("TIME")
@@ -51,6 +52,6 @@ async def timers(worker: Worker, keeper: Keeper) -> None:
         wait = _LONGEST if first is None else min(_LONGEST, (first - now_ms() - offset) / 1000)
         try:
             async with asyncio.timeout(max(0.0, wait)):
-                await worker.bulletin.wait(heard)
+                await bulletin.wait(heard)
         except TimeoutError:
             continue

@@ -30,9 +30,9 @@ _IDLE_MS = 1000
 async def unheld(worker: Worker, keeper: Keeper) -> None:
     """Hand back what nobody here holds until the worker stops."""
     before: set[tuple[str, bytes]] = set()
-    looked = monotonic()
+    looked, pace = monotonic(), worker.pace.parts[keeper.keys.partition]
     while not worker.stopping.is_set():
-        await worker.pace.wait(_OFTEN, _CALM)
+        await pace.wait(_OFTEN, _CALM)
         now = monotonic()
         if now - worker.disturbed_at > _DISTURBED and now - looked < worker.settings.lease / 4:
             continue

@@ -19,7 +19,7 @@ import random
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -44,7 +44,7 @@ from redurable.worker.bell import Bell
 from redurable.worker.consume import consume
 from redurable.worker.gates import QUEUES, Gates, deploy
 from redurable.worker.overdue import overdue
-from redurable.worker.pace import BUSY, Pace
+from redurable.worker.pace import BUSY, Pace, beat, tell_busy
 from redurable.worker.peers import peers, recover_worker
 from redurable.worker.reconcile import reconcile
 from redurable.worker.registry import by_queue, check_queues, declared
@@ -57,6 +57,7 @@ from redurable.worker.unknown import put_down, refuse
 
 __all__ = ["Settings", "Worker", "new_worker_id"]
 
+K = TypeVar("K", Keeper, list[Keeper])
 GRACE_AFTER_CHANGE = 5.0  # s in which nobody is taken for dead after the server, or our connection, changed
 
 
@@ -86,12 +87,12 @@ class Worker:
         self.journal = journal_limits()
         self.attempts: dict[str, Attempt] = {}
         self.running = 0  # attempts, and what will be one in the next turn of the loop
+        self.booked = 0  # places that a claim under way may fill
         self.abandoned = 0
         self.stopping = asyncio.Event()
         self.freed = asyncio.Event()
-        self.bulletin = Bell()
-        self.suspects = Bell()
-        self.alarmed = Bell()
+        self.bulletins: dict[str, Bell] = {}  # by the channel of a partition's timers
+        self.suspects, self.alarmed = Bell(), Bell()
         self.heartbeat = monotonic()
         self.quiet_until = 0.0
         self.disturbed_at = monotonic()
@@ -117,7 +118,7 @@ class Worker:
 
     def free(self) -> int:
         """Return how many intents may be claimed now."""
-        return 0 if self._solo else max(0, self.settings.concurrency - self.running)
+        return 0 if self._solo else max(0, self.settings.concurrency - self.running - self.booked)
 
     def idle(self) -> bool:
         """Whether nothing is held here."""
@@ -155,8 +156,10 @@ class Worker:
 
     def begin(self, lease: Lease, *, solo: bool = False) -> None:
         """Start an attempt under *lease*."""
-        if self.pace.calm:
-            self._tell_busy()
+        pace = self.pace.parts[lease.partition]
+        pace.stirs += 1
+        if pace.calm:
+            tell_busy(self, lease.partition)
         self._solo = self._solo or solo
         self.running += 1
         # one of the two tasks' worth of work that an intent costs is saved by not going through `background`
@@ -183,13 +186,14 @@ class Worker:
         keys = self.store.keys
         self.keepers = [Keeper(self.store, p, self.id, self.settings.version) for p in range(len(keys))]
         self.pace = Pace(len(keys))
+        self.bulletins = {k.timers: Bell() for k in keys}
         self._subscriber = Subscriber(self.store.topology, self._on_message, self._on_subscribed)
         renewer: Renewer | None = None
         try:
             await self._subscriber.start()
             await asyncio.gather(
                 *(self._subscriber.subscribe(c) for c in (keys[0].liveness(self.id), keys[0].hints(self.id))),
-                *(self._subscriber.subscribe(k.timers) for k in keys),
+                *(self._subscriber.subscribe(channel) for channel in self.bulletins),
             )
             await check_queues(self)
             self._declared = await declared(self)
@@ -210,44 +214,36 @@ class Worker:
             events.emit("worker.draining", worker=self.id, running=len(self.attempts))
             self.stopping.set()
             self.freed.set()
-            self.bulletin.ring()
+            self._ring()
 
     async def _work(self) -> None:
-        loops: list[Callable[[Worker, Keeper], Awaitable[None]]] = [
-            consume, timers, peers, overdue, unheld, reconcile, retention
+        tasks = [
+            background(self._supervised(loop, keeper), loop.__name__)
+            for loop in (consume, timers, overdue, unheld, retention) for keeper in self.keepers
         ]  # fmt: skip
-        tasks = [background(self._supervised(loop, k), loop.__name__) for k in self.keepers for loop in loops]
-        beat = background(self._beat(), "heartbeat")
+        tasks += [background(self._supervised(loop, self.keepers), loop.__name__) for loop in (peers, reconcile)]
+        tasks.append(background(beat(self), "heartbeat"))
         events.emit("worker.started", worker=self.id, queues=self.queues, concurrency=self.settings.concurrency)
         await self.stopping.wait()
         try:
             await self._drain()
         finally:
-            for task in (*tasks, beat):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, beat, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _supervised(self, loop: Callable[[Worker, Keeper], Awaitable[None]], keeper: Keeper) -> None:
+    async def _supervised(self, loop: Callable[[Worker, K], Awaitable[None]], keeps: K) -> None:
         while not self.stopping.is_set():
             try:
-                await loop(self, keeper)
+                await loop(self, keeps)
                 return
             except Exception as error:  # a loop must not end while the worker lives
                 events.emit("loop.failed", worker=self.id, loop=loop.__name__, error=error)
                 await asyncio.sleep(0.1 + random.random() * 0.4)
 
-    async def _beat(self) -> None:
-        told = False
-        while True:
-            self.heartbeat = monotonic()
-            if self.running and not told:
-                self._tell_busy()  # others may be calm although we are not
-            told = self.running > 0
-            await asyncio.sleep(0.1)
-
-    def _tell_busy(self) -> None:
-        self.pace.stir()
-        self.store.mux.command("PUBLISH", self.store.keys[0].timers, BUSY)
+    def _ring(self) -> None:
+        for bell in self.bulletins.values():
+            bell.ring()
 
     async def _drain(self) -> None:
         for attempt in list(self.attempts.values()):
@@ -280,8 +276,8 @@ class Worker:
             renewer.stop()
         try:
             async with asyncio.timeout(5.0):
-                for keeper in self.keepers:  # also what was delivered to us and never claimed
-                    await recover_worker(keeper, self.id, liveness=False, counted=False)
+                # also what was delivered to us and never claimed
+                await recover_worker(self.keepers, self.id, liveness=False, counted=False)
         except (TimeoutError, RedurableError):
             pass  # the server is away: others find this process gone by its liveness channel
         await self.resources.close()
@@ -377,17 +373,16 @@ class Worker:
             else:
                 attempt.hint()
         elif data == BUSY:
-            self.pace.stir()
+            self.pace.parts[list(self.bulletins).index(channel)].stir()
         elif data == QUEUES:
             background(self._look_at_gates(), "look at the gates")
         elif data == b"solo":
             self.suspects.ring()
-            self.bulletin.ring()
         else:
-            self.bulletin.ring()
+            self.bulletins[channel].ring()
 
     def _on_subscribed(self, reconnected: bool) -> None:
-        self.bulletin.ring()
+        self._ring()
         if reconnected:
             self.disturbed()
             background(self._look_at_gates(), "look at the gates")
