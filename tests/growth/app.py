@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,12 @@ async def long(count: int) -> int:
 async def waits(payload: str) -> int:
     """Wait for a promise."""
     return await promise("go", int)
+
+
+@handler(queue="growth.holds")
+async def holds(seconds: float) -> None:
+    """Be held by a worker for *seconds*, and ask nothing of the server meanwhile."""
+    await asyncio.sleep(seconds)
 
 
 def _noop() -> Callable[..., Any]:

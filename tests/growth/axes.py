@@ -1,23 +1,29 @@
 """
 The axes: what there is more and more of, and the operations whose cost must not follow.
 
-    queued     send, and run, behind a backlog        journal   a step, and the replay of one, in a longer journal
-    finished   run, get, a page of list, beside many  queues    run in a crowd, run alone, rest, for a worker of more
-    parked     run, park, wake, rest, beside many
+    queued      send, and run, behind a backlog
+    finished    run, get, a page of list, beside many
+    parked      run, park, wake, rest, beside many
+    journal     a step, and the replay of one, in a longer journal
+    queues      run in a crowd, run alone, rest, for a worker of more
+    partitions  the same, send, a delayed one, list, rest beside one that is held, in a namespace of more
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 
 from tests.growth.lab import Lab, Line, Stage
 
 __all__ = ["AXES"]
 
-NOOP, WAITS, LONG = "growth.noop.0", "growth.waits", "growth.long"
+NOOP, WAITS, LONG, HOLDS = "growth.noop.0", "growth.waits", "growth.long", "growth.holds"
 TOGETHER = 4  # long intents at a time
 _REST = 5.0
+_LONG_REST = 30.0
+_READS = 2000  # of 200 the counters see less than of the mood of the machine
 _CALMING = 10.0  # s; a worker that just had work looks closely for a while
 
 
@@ -47,15 +53,15 @@ async def queued(lab: Lab) -> AsyncIterator[Line]:
         for size in lab.sizes(1000, 10):
             await stage.send(NOOP, size - have)
             have = size
-            yield await _send(stage, size)
+            yield await _send(stage, "queued", size)
             yield await _backlog(stage, size)
 
 
-async def _send(stage: Stage, size: int) -> Line:
+async def _send(stage: Stage, axis: str, size: int) -> Line:
     async def send() -> int:
         return len(await stage.send("growth.nobody", stage.lab.unit))
 
-    return Line("queued", "send", size, await stage.cost(send, thaw=False))
+    return Line(axis, "send", size, await stage.cost(send, thaw=False))
 
 
 async def _backlog(stage: Stage, size: int) -> Line:
@@ -84,8 +90,8 @@ async def finished(lab: Lab) -> AsyncIterator[Line]:
             await stage.until_done(max(size, have + 200))
             yield await _noops(stage, "finished", size)
             stage.workers.freeze()  # it has no part in these
-            yield await _get(stage, size, ids[-200:])
-            yield await _page(stage, size)
+            yield await _get(stage, size, random.choices(ids, k=_READS))
+            yield await _page(stage, "finished", size, "COMPLETED")
             yield await _walk(stage, size)
             stage.workers.thaw()
 
@@ -99,13 +105,13 @@ async def _get(stage: Stage, size: int, ids: list[str]) -> Line:
     return Line("finished", "get", size, await stage.cost(get, thaw=False))
 
 
-async def _page(stage: Stage, size: int) -> Line:
+async def _page(stage: Stage, axis: str, size: int, status: str | None, operation: str = "list: a page of 100") -> Line:
     async def page() -> int:
         for _ in range(5):
-            await stage.client.list(status="COMPLETED", limit=100)
+            await stage.client.list(status=status, limit=100)
         return 5
 
-    return Line("finished", "list: a page of 100", size, await stage.cost(page, thaw=False))
+    return Line(axis, operation, size, await stage.cost(page, thaw=False))
 
 
 async def _walk(stage: Stage, size: int) -> Line:
@@ -184,26 +190,64 @@ async def queues(lab: Lab) -> AsyncIterator[Line]:
     for size in (1, 4, 16, 64):
         async with lab.stage(size, lease=10.0) as stage:  # as it is served: sweeps look at leases every 2.5 s
             yield await _noops(stage, "queues", size, size, "run a no-op, in a crowd")
-            yield await _alone(stage, size)
+            yield await _alone(stage, "queues", size, size)
             yield await _at_rest(stage, "queues", size)
 
 
-async def _alone(stage: Stage, size: int) -> Line:
+async def _alone(stage: Stage, axis: str, size: int, queues: int = 1) -> Line:
     async def alone() -> int:
         for i in range(128):
-            await stage.client.call(f"growth.noop.{i % size}", "")
+            await stage.client.call(f"growth.noop.{i % queues}", "")
         return 128
 
-    return Line("queues", "send and run a no-op, alone", size, await stage.cost(alone))
+    return Line(axis, "send and run a no-op, alone", size, await stage.cost(alone))
 
 
-async def _at_rest(stage: Stage, axis: str, size: int) -> Line:
+async def _at_rest(stage: Stage, axis: str, size: int, operation: str = "a second's rest", calm: bool = True) -> Line:
     async def rest() -> int:
         await asyncio.sleep(_REST)
         return int(_REST)
 
+    if calm:
+        await asyncio.sleep(_CALMING)
+    return Line(axis, operation, size, await stage.cost(rest))
+
+
+async def partitions(lab: Lab) -> AsyncIterator[Line]:
+    """Partitions of the namespace; what is worked at lies in all of them, what is held in one."""
+    for size in (1, 4, 16):
+        async with lab.stage(lease=10.0, partitions=size) as stage:
+            yield await _noops(stage, "partitions", size, operation="run a no-op, in a crowd")
+            yield await _alone(stage, "partitions", size)
+            yield await _delayed(stage, size)
+            yield await _rest_of_partitions(stage, size)
+            await stage.send(HOLDS, 1, 600.0)
+            await asyncio.sleep(_CALMING)  # what was found empty is looked at seldom again
+            yield await _at_rest(stage, "partitions", size, "a second beside one that is held", calm=False)
+            stage.workers.freeze()  # it has no part in these
+            yield await _send(stage, "partitions", size)
+            yield await _page(stage, "partitions", size, "COMPLETED")
+            yield await _page(stage, "partitions", size, None, "list: a page of 100, of all")
+
+
+async def _delayed(stage: Stage, size: int) -> Line:
+    async def delayed() -> int:
+        for _ in range(64):
+            await stage.client.call(NOOP, "", delay=0.02)
+        return 64
+
+    return Line("partitions", "a delayed intent, alone", size, await stage.cost(delayed))
+
+
+async def _rest_of_partitions(stage: Stage, size: int) -> Line:
+    """A worker's rest, by the partition and minute: each partition has a blocking read, and looks of its own."""
+
+    async def rest() -> float:
+        await asyncio.sleep(_LONG_REST)
+        return _LONG_REST / 60 * size
+
     await asyncio.sleep(_CALMING)
-    return Line(axis, "a second's rest", size, await stage.cost(rest))
+    return Line("partitions", "a minute's rest, a partition", size, await stage.cost(rest))
 
 
 AXES: dict[str, Callable[[Lab], AsyncIterator[Line]]] = {
@@ -212,4 +256,5 @@ AXES: dict[str, Callable[[Lab], AsyncIterator[Line]]] = {
     "parked": parked,
     "journal": journal,
     "queues": queues,
+    "partitions": partitions,
 }

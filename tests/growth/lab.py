@@ -18,7 +18,9 @@ from redurable import Client
 from redurable.bench.app import PAYLOAD
 from redurable.bench.bed import Bed, Workers
 from redurable.bench.run import Run, Sizes
+from redurable.config import parse_url
 from redurable.store.keys import Keys
+from redurable.store.store import Store
 
 APP = "tests.growth.app"
 MOST = 2.0  # a cost may be so many times what it was at the smallest size; caches of the machine take a part of that
@@ -87,9 +89,9 @@ class Lab:
         return found
 
     @contextlib.asynccontextmanager
-    async def stage(self, queues: int = 1, lease: float = 3600.0) -> AsyncIterator[Stage]:
+    async def stage(self, queues: int = 1, lease: float = 3600.0, partitions: int = 1) -> AsyncIterator[Stage]:
         """
-        A worker of all handlers, with *queues* for the no-op, in a namespace of its own.
+        A worker of all handlers, with *queues* for the no-op, in a namespace of its own, of so many *partitions*.
 
         One that is frozen for minutes must not be taken for dead: it has a long *lease*.
         """
@@ -97,24 +99,35 @@ class Lab:
         os.environ["REDURABLE_MAX_JOURNAL_ENTRIES"] = "1_000_000"  # the longest journal here is at the default
         async with (
             self.bed.namespace() as namespace,
+            self._made(namespace, partitions),
             self.bed.workers(namespace, "", app=APP, lease=lease) as workers,
             Client(self.bed.url, namespace=namespace) as client,
         ):
-            yield Stage(self, client, workers, Keys(namespace, 0))
+            yield Stage(self, client, workers, [Keys(namespace, p) for p in range(partitions)])
+
+    @contextlib.asynccontextmanager
+    async def _made(self, namespace: str, partitions: int) -> AsyncIterator[None]:
+        """Whoever comes first makes a namespace, and with it the number of its partitions."""
+        store = Store(parse_url(self.bed.url), namespace, partitions=partitions)
+        try:
+            await store.start()
+        finally:
+            await store.close()
+        yield
 
 
 class Stage:
     """A client and a worker, and what is kept of their intents."""
 
-    def __init__(self, lab: Lab, client: Client, workers: Workers, keys: Keys) -> None:
+    def __init__(self, lab: Lab, client: Client, workers: Workers, keys: list[Keys]) -> None:
         self.lab = lab
         self.client = client
         self.workers = workers
-        self.keys = keys
+        self.keys = keys  # of every partition
 
     async def cost(
         self,
-        work: Callable[[], Awaitable[int]],
+        work: Callable[[], Awaitable[float]],
         prepare: Callable[[], Awaitable[Any]] | None = None,
         *,
         thaw: bool = True,
@@ -147,7 +160,8 @@ class Stage:
 
     async def done(self) -> int:
         """Return how many have completed."""
-        return int(await self.lab.bed.mux.command("ZCARD", self.keys.done))
+        counts = await asyncio.gather(*(self.lab.bed.mux.command("ZCARD", keys.done) for keys in self.keys))
+        return sum(map(int, counts))
 
     async def until_done(self, count: int) -> int:
         """Return how many have completed, once it is *count*."""
@@ -158,7 +172,7 @@ class Stage:
 
     async def until_parked(self, queue: str) -> None:
         """Return when nothing of *queue* is in a stream: all that were sent wait, or have ended."""
-        lanes = [self.keys.stream(queue, lane) for lane in ("q:normal", "c:-")]
+        lanes = [keys.stream(queue, lane) for keys in self.keys for lane in ("q:normal", "c:-")]
         while any([await self.lab.bed.mux.command("XLEN", lane) for lane in lanes]):
             self.workers.check()
             await asyncio.sleep(0.01)
