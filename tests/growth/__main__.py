@@ -53,7 +53,7 @@ async def _measure(url: str, options: argparse.Namespace) -> list[Line]:
 def _text(line: Line) -> str:
     cost = line.cost
     return (
-        f"{line.axis:10} {line.operation:30} {line.size:>9,}   server {figure(cost.server):>7} us   "
+        f"{line.axis:10} {line.operation:32} {line.size:>9,}   server {figure(cost.server):>7} us   "
         f"worker {figure(cost.worker):>7} us   commands {figure(cost.commands):>6}"
     )
 
