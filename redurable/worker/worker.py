@@ -372,12 +372,15 @@ class Worker:
                 call_up(attempt)
             else:
                 attempt.hint()
+        elif channel not in self.bulletins:
+            pass
         elif data == BUSY:
             self.pace.parts[list(self.bulletins).index(channel)].stir()
         elif data == QUEUES:
             background(self._look_at_gates(), "look at the gates")
         elif data == b"solo":
             self.suspects.ring()
+            self.bulletins[channel].ring()
         else:
             self.bulletins[channel].ring()
 
