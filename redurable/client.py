@@ -93,11 +93,16 @@ class Client(Watching, Reading, Archive, Answers, Control):
         await self.close()
 
     async def close(self) -> None:
-        """Drop the connections; waits under way end with StoreUnavailable."""
-        if self._connected is not None:
-            connected, self._connected = self._connected, None
-            await connected.results.close()
+        """
+        Drop the connections; waits under way end with StoreUnavailable.
+
+        Those of another process, before a fork, or of another event loop are left to it.
+        """
+        connected = self._connected
+        if connected is not None and self._owner == (os.getpid(), asyncio.get_running_loop()):
+            self._connected = None
             await connected.store.close()
+            await connected.results.close()
 
     async def _open(self) -> Connected:
         owner = (os.getpid(), asyncio.get_running_loop())

@@ -1,7 +1,8 @@
 """
 What the multiplexer sends: a plain command, or a script with the items of several calls.
 
-Each has whom to answer; an answer or a failure is given to each of them once.
+Each has whom to answer; an answer or a failure is given to each of them once. One that fails to take its answer keeps
+nobody else from theirs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import hiredis
 
 from redurable.clock import monotonic
+from redurable.events import emit
 from redurable.store.link import pack
 from redurable.store.refusals import refusal
 from redurable.store.scripts import Script
@@ -38,7 +40,7 @@ class Command:
         self.born = monotonic()
 
     def answer(self, reply: Any) -> None:
-        """Give *reply*, or the error that it is, to whoever asked."""
+        """Give *reply*, or the error that it is, to whoever asked; ValueError: it cannot be theirs."""
         future = self.futures[0]
         if not future.done():
             if isinstance(reply, hiredis.ReplyError):
@@ -78,9 +80,15 @@ class Batch(Command):
         if isinstance(reply, hiredis.ReplyError):
             self.fail(refusal(reply))
             return
+        if not isinstance(reply, list) or len(reply) != len(self.futures):
+            raise ValueError("not this script's")
         for future, item in zip(self.futures, reply, strict=True):
             if not future.done():
-                if isinstance(item, hiredis.ReplyError):
-                    future.set_exception(refusal(item))
-                else:
-                    future.set_result(item)
+                try:
+                    if isinstance(item, hiredis.ReplyError):
+                        future.set_exception(refusal(item))
+                    else:
+                        future.set_result(item)
+                except Exception as error:
+                    emit("task.failed", task="an answer", error=error)
+                    future.set_exception(error)

@@ -223,7 +223,10 @@ class Multiplexer:
             self._spin.poll(self._link.poll)
 
     def _on_reply(self, reply: Any) -> None:
-        call = self._sent.popleft()
+        try:
+            call = self._sent.popleft()
+        except IndexError:
+            raise hiredis.ProtocolError("an answer to nothing") from None
         self._silent = 0
         self._answered = monotonic()
         if self._times is not None and call.packed:
@@ -240,7 +243,12 @@ class Multiplexer:
                 emit("store.held", reason=text.split(" ", 1)[0])
                 later(self._loop, _HOLD * (0.5 + random.random()), self._again, call)
                 return
-        call.answer(reply)
+        try:
+            call.answer(reply)
+        except ValueError:  # another call's answer, or nobody's
+            error = hiredis.ProtocolError("an answer to something else")
+            call.fail(StoreUnavailable(f"{self.topology.address.display} gave {error}"))
+            raise error from None
 
     def _again(self, call: Command) -> None:
         self._unsent.append(call)

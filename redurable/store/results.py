@@ -36,7 +36,8 @@ class Results:
         self._listening: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._net = _Net(self._loop)
-        self._heard = False
+        self._channel = store.keys[0].results(name)
+        self._heard = False  # what is published there arrives, or is read once it does again
         self._waiters: dict[str, list[_Waiter]] = {}
         self._watched: dict[str, list[asyncio.Event]] = {}
 
@@ -44,18 +45,19 @@ class Results:
         """Return once this client's results arrive here."""
         if self._heard:
             return
-        if self._listening is None or (self._listening.done() and self._listening.exception() is not None):
+        if self._listening is None or self._listening.done():  # refused, at first or since
             self._listening = asyncio.ensure_future(self._listen())
         await asyncio.shield(self._listening)
 
     async def _listen(self) -> None:
         await self._subscriber.start()
-        await self._subscriber.subscribe(self._store.keys[0].results(self.name))
+        await self._subscriber.subscribe(self._channel)
         self._heard = True
 
     async def close(self) -> None:
-        """Drop the connection."""
+        """Drop the connection, once the store's own is closed: who waits looks there, and is told so."""
         await self._subscriber.close()
+        self._look_all()
 
     def expect(self, intent: str) -> _Waiter:
         """Return a future of the outcome, once `listen` has returned; None: read instead."""
@@ -142,12 +144,16 @@ class Results:
 
     def _on_subscribed(self, reconnected: bool) -> None:
         if reconnected:
-            for events in self._watched.values():
-                for event in events:
-                    event.set()
-            for waiters in self._waiters.values():
-                for waiter in waiters:
-                    _look(waiter)
+            self._heard = self._subscriber.hears(self._channel)  # this user's rights may have changed
+            self._look_all()
+
+    def _look_all(self) -> None:
+        for events in self._watched.values():
+            for event in events:
+                event.set()
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                _look(waiter)
 
 
 class _Net:

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from redurable.errors import StoreError
+from redurable.errors import StoreError, StoreUnavailable
 from redurable.store.link import Link, pack
 from redurable.store.refusals import refusal
 from redurable.store.topology import Topology
@@ -49,13 +49,27 @@ class Subscriber:
         self._opening: asyncio.Task[Any] | None = None
 
     async def start(self) -> None:
-        """Open the connection; StoreUnavailable if it cannot be."""
-        await self._open()
+        """Open the connection, unless it is open; StoreUnavailable if it cannot be."""
+        if self._link is None:
+            await self._open()
+
+    def hears(self, channel: str) -> bool:
+        """Whether the server has confirmed *channel*, on the last connection that there was."""
+        confirmed = self._channels.get(channel)
+        return confirmed is not None and _ended(confirmed) is None
 
     async def subscribe(self, channel: str) -> None:
-        """Return once messages of *channel* arrive; StoreError if the server refuses."""
+        """
+        Return once messages of *channel* arrive; one that was refused is asked for again.
+
+        Raises:
+            StoreError: The server refuses.
+            StoreUnavailable: This was closed.
+        """
+        if self._closed:
+            raise _closed()
         confirmed = self._channels.get(channel)
-        if confirmed is None:
+        if confirmed is None or isinstance(_ended(confirmed), StoreError):
             confirmed = self._channels[channel] = self._loop.create_future()
             if self._link is not None:
                 self._link.write(pack(("SUBSCRIBE", channel)))
@@ -80,10 +94,16 @@ class Subscriber:
             self._link.close()
             self._link = None
         for confirmed in self._channels.values():
-            confirmed.cancel()
+            _refuse(confirmed, _closed())
 
     async def _open(self) -> None:
-        self._link = await Link.open(self._topology, self._on_reply, self._on_lost)
+        link = await Link.open(self._topology, self._on_reply, self._on_lost)
+        if self._closed or self._link is not None:  # meanwhile
+            link.close()
+            if self._closed:
+                raise _closed()
+            return
+        self._link = link
         self._heard = True
         for channel, confirmed in list(self._channels.items()):
             if confirmed.done():
@@ -122,9 +142,7 @@ class Subscriber:
         self._heard = True
         if isinstance(reply, Exception):  # which channel it belongs to is not said; a user may have all of ours or none
             for waiting in self._channels.values():
-                if not waiting.done():
-                    waiting.set_exception(refusal(reply))
-                    waiting.exception()  # perhaps nobody waits any more
+                _refuse(waiting, refusal(reply))
             return
         if not isinstance(reply, list) or len(reply) != 3:
             return
@@ -149,3 +167,20 @@ class Subscriber:
             except StoreError:
                 await asyncio.sleep(delay * (0.5 + random.random()))
                 delay = min(delay * 2, 0.4)
+
+
+def _refuse(confirmed: asyncio.Future[None], error: StoreError) -> None:
+    if not confirmed.done():
+        confirmed.set_exception(error)
+        confirmed.exception()  # perhaps nobody waits any more
+
+
+def _ended(confirmed: asyncio.Future[None]) -> BaseException | bool | None:
+    """Return None where it was confirmed, how it was refused, or False while it is not known."""
+    if not confirmed.done() or confirmed.cancelled():
+        return False
+    return confirmed.exception()
+
+
+def _closed() -> StoreUnavailable:
+    return StoreUnavailable("the connection was closed")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
+import hiredis
 import pytest
 
 from redurable.config import parse_url
@@ -202,6 +205,88 @@ class TestHotPath:
         await within(mux.command("PING"))
         assert Sink.answers == [1, StoreError, 2]
 
+    @pytest.mark.parametrize("alone", [False, True])
+    async def test_a_sink_that_fails_is_told_and_keeps_nobody_from_their_answers(
+        self, make: Make, space: str, alone: bool
+    ) -> None:
+        mux = await make()
+        errors: list[Exception] = []
+
+        class Sink:
+            def done(self) -> bool:
+                return False
+
+            def set_result(self, reply: Any, /) -> None:
+                raise RuntimeError("a bug")
+
+            def set_exception(self, error: Exception, /) -> None:
+                errors.append(error)
+
+        for _ in range(5):  # the later ones are polled for, if the machine is at rest
+            await within(mux.command("PING"))
+            words = [] if alone else [mux.call(COUNT, 0, (f"{space}:a",), (0,))]
+            mux.call(COUNT, 0, (f"{space}:a",), (0,), Sink())
+            words += [mux.call(COUNT, 0, (f"{space}:a",), (0,))]
+            assert set(await within(asyncio.gather(*words))) == {0}
+        assert [str(error) for error in errors] == ["a bug"] * 5
+        assert mux.connects == 1
+
+
+class Babbler:
+    """
+    A server that answers every ECHO and script with what it was given, in pieces, and does what servers must not.
+
+    The second reply to a word with "extra" in it is nobody's; one with "half" is cut off, one with "noise" is none.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._dice = random.Random(seed)
+        self._done: set[bytes] = set()  # what went wrong once is answered when it is sent again
+        self._gate = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._gate.getsockname()[1]}/0"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._gate.shutdown(socket.SHUT_RDWR)
+        self._gate.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=(self._gate.accept()[0],), daemon=True).start()
+
+    def _serve(self, end: socket.socket) -> None:
+        reader = hiredis.Reader()
+        with contextlib.suppress(OSError), end:
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while data := end.recv(1 << 16):
+                reader.feed(data)
+                while (words := reader.gets()) is not False:
+                    self._answer(end, words)
+
+    def _answer(self, end: socket.socket, words: list[bytes]) -> None:
+        items = words[4 + int(words[2]) :] if words[0] == b"EVALSHA" else words[1:2]
+        packed = b"".join(b"$%d\r\n%s\r\n" % (len(item), item) for item in items)
+        if words[0] not in (b"ECHO", b"EVALSHA"):
+            packed = b"+OK\r\n"
+        elif words[0] == b"EVALSHA":
+            packed = b"*%d\r\n" % len(items) + packed
+        trouble = next((w for w in (b"extra", b"half", b"noise") if w in packed), b"")
+        if trouble and packed not in self._done:
+            self._done.add(packed)
+            if trouble == b"extra":
+                end.sendall(packed + b"+OK\r\n")
+            elif trouble == b"half":
+                end.sendall(packed[: self._dice.randrange(len(packed))])
+                end.close()
+            else:
+                end.sendall(packed[: self._dice.choice([0, len(packed)])] + b"\0no reply\r\n")
+            return
+        while packed:
+            size = self._dice.choice([1, 7, 100] if len(packed) < 100 else [4096, len(packed)])
+            end.sendall(packed[:size])
+            packed = packed[size:]
+
 
 class Polls:
     """Counts what a multiplexer polls for."""
@@ -294,6 +379,49 @@ class TestOneAtATime:
             assert client.scard(key) == 60
         assert mux.connects >= 4
         assert polls.hits
+
+    @pytest.mark.parametrize("seed", [1, 2])
+    async def test_whatever_a_server_says_each_call_has_its_own_answer(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch, seed: int
+    ) -> None:
+        polls = Polls(monkeypatch)
+        dice = random.Random(seed)
+        babbler = Babbler(seed)
+        troubles: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, told: troubles.append(told))
+        mux = await make(babbler.url)
+
+        async def ask(who: str, count: int, *kinds: str) -> None:
+            for n in range(count):
+                size = dice.choice([1, 1, 1, 10, 4090, 5000, 100_000])
+                word = f"{who} {n} {dice.choice(kinds)} {'x' * size}".encode()
+                command = mux.command("ECHO", word) if dice.random() < 0.5 else mux.call(COUNT, 0, ("a",), (word,))
+                assert await within(command) == word
+
+        await ask("alone", 150, *[""] * 12, "half", "noise")
+        for n in range(10):
+            assert await within(mux.command("ECHO", f"extra {n}")) == f"extra {n}".encode()
+        await asyncio.gather(*(ask(f"one of {n}", 40, *[""] * 12, "half", "noise") for n in range(3)))
+        babbler.close()
+        assert True in polls.hits
+        assert mux.connects > 10
+        assert not troubles
+
+    async def test_an_answer_that_is_no_answer_to_its_script_fails_its_calls_and_nobody_waits_for_good(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Polls(monkeypatch)
+        babbler = Babbler(0)
+        mux = await make(babbler.url)
+        words = [
+            mux.command("ECHO", "first"),
+            mux.command("ECHO", "extra"),
+            *(mux.call(COUNT, 0, ("a",), (1,)) for _ in range(3)),
+        ]
+        found = await within(asyncio.gather(*words, return_exceptions=True))
+        babbler.close()
+        assert found[:2] == [b"first", b"extra"]
+        assert [type(error) for error in found[2:]] == [StoreUnavailable] * 3
 
 
 # what may be sent, the state before, and what a lost answer makes of the second one

@@ -57,6 +57,11 @@ class Proxy:
         """The URL of the server through this proxy."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def open(self) -> int:
+        """How many connections are open now."""
+        return len(self._pairs)
+
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
