@@ -53,6 +53,7 @@ class Results:
         await self._subscriber.start()
         await self._subscriber.subscribe(self._channel)
         self._heard = True
+        self._look_all()  # what was said since it was heard last
 
     async def close(self) -> None:
         """Drop the connection, once the store's own is closed: who waits looks there, and is told so."""
