@@ -7,18 +7,23 @@ Scripts use the server's clock; a process's clock only ever schedules waits insi
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from redurable.errors import ConfigurationError
 
-__all__ = ["Moment", "Seconds", "deadline_ms", "monotonic", "now_ms", "read_by", "seconds", "to_datetime"]
+__all__ = ["Moment", "Seconds", "boottime", "deadline_ms", "monotonic", "now_ms", "read_by", "seconds", "to_datetime"]
 
 Seconds = float | int | timedelta
 Moment = datetime | timedelta | float | int
 
 monotonic = time.monotonic
+# As monotonic, but it goes on while the machine sleeps; MONOTONIC does so everywhere but on Linux.
+boottime: Callable[[], float] = functools.partial(
+    time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+)
 _reader: Callable[[], int] | None = None
 
 

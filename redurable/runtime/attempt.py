@@ -61,6 +61,7 @@ from redurable.runtime.recorder import Recorder
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.sealed import SealedRecorder
 from redurable.runtime.seats import Seats, admitted, kept, put_down_waiting, wanted_of
+from redurable.runtime.threshold import proven
 from redurable.runtime.turns import begin_turn, part
 from redurable.runtime.undo import undo
 from redurable.store.courier import relay
@@ -236,6 +237,7 @@ class Attempt:
 
     async def _lead(self, arguments: dict[str, Any]) -> Any:
         spec, main = self.spec, self.conductor.main
+        await proven(self)
         if spec.is_async:
             main.task = self.task
             if spec.attempt_timeout is None:

@@ -23,9 +23,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from redurable.clock import boottime
 from redurable.codec import encode, typed
 from redurable.errors import ConfigurationError, StepProcessLost
 from redurable.runtime.scope import Scope
+from redurable.runtime.threshold import proven
 from redurable.tasks import background
 
 __all__ = ["awaited", "close_pools", "in_process", "in_thread", "on_loop", "thread_pool"]
@@ -55,9 +57,11 @@ def close_pools() -> None:
 
 async def in_thread(scope: Scope, function: Callable[..., T], args: Any, kwargs: Any) -> T:
     """Run *function* in a thread that may make synchronous durable calls for *scope*."""
-    context = contextvars.copy_context()
+    context, attempt = contextvars.copy_context(), scope.attempt
 
     def run() -> T:
+        if boottime() > attempt.lease.until:  # it may have waited for its thread
+            on_loop(attempt.loop, proven(attempt))
         before, scope.thread = scope.thread, threading.get_ident()
         try:
             return context.run(function, *args, **kwargs)

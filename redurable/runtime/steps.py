@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 import msgspec
 
 from redurable import spans
-from redurable.clock import Seconds, monotonic, now_ms
+from redurable.clock import Seconds, boottime, monotonic, now_ms
 from redurable.errors import ConfigurationError, UsageError
 from redurable.events import emit
 from redurable.journal.cursor import INSIDE, RUNNING, Call
@@ -32,6 +32,7 @@ from redurable.runtime.limit import Limit
 from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.seats import kept, leave, seated
 from redurable.runtime.spec import OnCancel, RunIn, StepSpec, remember, step_spec
+from redurable.runtime.threshold import enter, proven
 from redurable.runtime.verdicts import concluded, failed, succeeded
 from redurable.tasks import within
 
@@ -70,15 +71,6 @@ async def closed(scope: Scope, call: Call, entry: Any) -> None:
     await conductor.wait(scope, call)
 
 
-def _enter(spec: StepSpec, scope: Scope, call: Call) -> tuple[str, Any]:
-    """The scope is in the step's body from here on; return where it was."""
-    before = scope.path, scope.step
-    scope.path, scope.step = call.identity[0], (spec.name, call.identity[2])
-    if call.tries:
-        scope.try_again()
-    return before
-
-
 def _exit(spec: StepSpec, scope: Scope, call: Call, before: tuple[str, Any]) -> None:
     scope.path, scope.step = before
     if spec.limits:
@@ -86,7 +78,9 @@ def _exit(spec: StepSpec, scope: Scope, call: Call, before: tuple[str, Any]) -> 
 
 
 async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any) -> Any:
-    before = _enter(spec, scope, call)
+    if boottime() > scope.attempt.lease.until:
+        await proven(scope.attempt)
+    before = enter(spec, scope, call)
     emit("step.started", intent=scope.attempt.lease.id, step=spec.name, n=call.identity[2], tries=call.tries + 1)
     begun = 0.0 if scope.attempt.timed is None else monotonic()
     try:
@@ -154,7 +148,9 @@ def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any
     while call.state == RUNNING and (not spec.limits or on_loop(loop, seated(scope, spec, call, args, kwargs))):
         entry: Any
         scope.attempt.conductor.bodies.add(call)
-        before = _enter(spec, scope, call)
+        if boottime() > scope.attempt.lease.until:
+            on_loop(loop, proven(scope.attempt))
+        before = enter(spec, scope, call)
         begun = monotonic()
         try:
             if spec.name in scope.attempt.stand_ins:
@@ -210,8 +206,9 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
             return await function(*args, **kwargs)
         attempt = scope.attempt
         conductor = attempt.conductor
-        seen = spans.observer is not None  # it stands around calls, and the short way has none
-        if seen or not (plain and conductor.fast) or scope is not conductor.main or scope.step is not None:
+        # an observer stands around calls, and the short way has none; nor has it a place to wait for the lease
+        slow = spans.observer is not None or boottime() > attempt.lease.until
+        if slow or not (plain and conductor.fast) or scope is not conductor.main or scope.step is not None:
             return await perform(scope, spec, spec.number(scope, args, kwargs), args, kwargs)  # type: ignore[no-any-return]  # typed by the wrapper
         counts = scope.counts
         n = counts[name] = counts.get(name, 0) + 1

@@ -7,11 +7,12 @@ Each takes the partition's keys and re-checks in its script whatever was read be
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from redurable.clock import now_ms
+from redurable.clock import boottime, now_ms
 from redurable.errors import StoreError
 from redurable.events import emit
 from redurable.model import CancelRequested, Status, encode_entry
@@ -60,14 +61,19 @@ def renew(lease: Lease, worker: str) -> asyncio.Future[bytes]:
 
 
 class Keeper:
-    """What the worker *worker*, of a deployment version or of none (""), does to one partition of *store*."""
+    """
+    What the worker *worker*, of a deployment version or of none (""), does to one partition of *store*.
 
-    def __init__(self, store: Store, partition: int, worker: str, version: str = "") -> None:
+    Its leases are good for *term* seconds from the last renewal.
+    """
+
+    def __init__(self, store: Store, partition: int, worker: str, version: str = "", term: float = math.inf) -> None:
         self._store = store
         self._mux = store.mux
         self.keys: Keys = store.keys[partition]
         self.worker = worker
         self.version = version
+        self.term = term
 
     async def open(self, streams: list[str]) -> None:
         """Make *streams* and their groups; those that exist stay as they are."""
@@ -100,13 +106,14 @@ class Keeper:
              len(limits), *limits, len(marks), *marks, len(given), *given),
         )  # fmt: skip
 
-    def leases(self, streams: list[str], reply: list[Any]) -> list[Lease]:
-        """Return what a claim from *streams* has answered."""
-        return [Lease(self._store, self.keys, streams, row) for row in reply]
+    def leases(self, streams: list[str], reply: list[Any], since: float) -> list[Lease]:
+        """Return what a claim from *streams* has answered, which was not executed before *since* (boottime)."""
+        return [Lease(self._store, self.keys, streams, row, since, self.term) for row in reply]
 
     async def claim(self, streams: list[str], *args: Any, **more: Any) -> list[Lease]:
         """Take intents; see `claiming`."""
-        return self.leases(streams, await self.claiming(streams, *args, **more))
+        since = boottime()
+        return self.leases(streams, await self.claiming(streams, *args, **more), since)
 
     async def deploy(self, queue: str) -> None:
         """Make known that this version of *queue* exists."""

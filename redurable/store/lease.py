@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from typing import Any
 
 from redurable.clock import now_ms
@@ -33,7 +34,13 @@ Word = asyncio.Future[Any]
 
 
 class Lease(Asking):
-    """One claimed intent, as `claim` answered it."""
+    """
+    One claimed intent, as `claim` answered it.
+
+    Attributes:
+        term: For how many seconds after a renewal, or the claim, nobody else takes it, with a margin.
+        until: The end of that as far as it is known, by `clock.boottime`.
+    """
 
     __slots__ = (
         "_journal",
@@ -57,10 +64,16 @@ class Lease(Asking):
         "started",
         "store",
         "stream_index",
+        "term",
+        "until",
         "version",
     )  # fmt: skip
 
-    def __init__(self, store: Store, keys: Keys, streams: list[str], reply: list[Any]) -> None:
+    def __init__(
+        self, store: Store, keys: Keys, streams: list[str], reply: list[Any], since: float = 0.0, term: float = math.inf
+    ) -> None:
+        self.term = term
+        self.until = since + term
         intent, index, entry, fence, attempt, created, started, deadline, base, body, entries = reply[:11]
         self.version = reply[11].decode() if len(reply) > 11 else ""  # what it is pinned to
         self.store = store

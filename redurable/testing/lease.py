@@ -9,6 +9,7 @@ heard of.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
@@ -83,6 +84,7 @@ class MemoryLease(_Telling):
     """`redurable.store.lease.Lease` on a `MemoryIntent`; *on_hint* is called at news, *on_cut* when a kill comes."""
 
     alone = True
+    term = until = math.inf  # nobody else takes it
 
     def __init__(self, intent: MemoryIntent) -> None:
         head = intent.head

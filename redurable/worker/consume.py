@@ -184,7 +184,7 @@ class _Consumer:
         claim = self._behind(recent) if recent and self.lone and not self.pace.calm else None
         try:
             reply = await read
-            leases = [] if claim is None else self.keeper.leases(recent, await claim)
+            leases = [] if claim is None else self.keeper.leases(recent, await claim, self.worker.heard)
         except StoreError as error:
             if self.over:
                 return []

@@ -2,7 +2,8 @@
 The third detector: leases that ran out. It catches hung hosts and cut cables, which leave their sockets open.
 
 An entry that is overdue is only noted; it is taken at a second look one lease later on this process's own clock, if
-no reconnect lay between: a frozen or restarted server makes everybody look idle. Since this looks at every pending
+no reconnect lay between: a frozen or restarted server makes everybody look idle. Invariant: nothing is taken within two
+leases of its last renewal; its owner begins nothing by then (`runtime.threshold`). Since this looks at every pending
 list of the partition, it is also what tells the process that nobody holds anything there (`pace`).
 """
 
@@ -52,7 +53,7 @@ async def overdue(worker: Worker, keeper: Keeper) -> None:
             for entry in found:
                 key = (stream, entry.entry, entry.owner)
                 first = seen.get(key, now)
-                if now - first < lease:
+                if now - first < lease or entry.idle < 2000 * lease:
                     still[key] = first
                     continue
                 word, queue = await keeper.recover(entry), keeper.keys.lane_of(stream)[0]

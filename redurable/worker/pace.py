@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from redurable.clock import monotonic
+from redurable.clock import boottime, monotonic
 
 if TYPE_CHECKING:
     from redurable.worker.worker import Worker
@@ -76,10 +76,16 @@ def tell_busy(worker: Worker, partition: int) -> None:
 
 
 async def beat(worker: Worker) -> None:
-    """Show, until cancelled, that the loop turns, and tell the others where this process begins to work."""
-    told = set[int]()
+    """
+    Show, until cancelled, that the loop turns, and tell the others where this process begins to work.
+
+    Between two beats the loop reads every socket, so what it reads now came after the beat before the last (`heard`),
+    however long the process has stood still in between.
+    """
+    told, last = set[int](), boottime()
     while True:
         worker.heartbeat = monotonic()
+        worker.heard, last = last, boottime()
         busy = {attempt.lease.partition for attempt in worker.attempts.values()}
         for partition in busy - told:
             tell_busy(worker, partition)  # others may be calm although we are not

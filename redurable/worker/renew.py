@@ -16,7 +16,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING
 
-from redurable.clock import monotonic
+from redurable.clock import boottime, monotonic
 from redurable.errors import StoreUnavailable
 from redurable.events import emit
 from redurable.store.vigil import Vigil
@@ -88,8 +88,11 @@ class Renewer:
             if not attempt.ended:
                 by_partition.setdefault(attempt.lease.partition, []).append(attempt)
         for held in by_partition.values():
+            asked = boottime()
             words = self._vigil.renew([a.lease for a in held])
             for attempt, word in zip(held, words, strict=True):
+                if word != b"LOST":
+                    attempt.lease.until = asked + attempt.lease.term
                 if attempt.conductor.over:
                     continue
                 if word == b"LOST":

@@ -22,9 +22,9 @@ class Settings:
     """
     How a worker behaves; durations in seconds.
 
-    concurrency: intents at a time. lease: ownership without renewal. grace: what steps in flight get at a drain.
-    stall: after how long without a turn of the loop the process gives itself up. vault: the payload codecs. version:
-    the deployment version ("" = none).
+    concurrency: intents at a time. lease: ownership without renewal, alike for all workers. grace: what steps in flight
+    get at a drain. stall: after how long without a turn of the loop the process gives itself up. vault: the payload
+    codecs. version: the deployment version ("" = none).
     """
 
     concurrency: int = 100
@@ -35,3 +35,8 @@ class Settings:
     worker_id: str = field(default_factory=new_worker_id)
     vault: Vault | None = None
     version: str = ""
+
+    @property
+    def term(self) -> float:
+        """For how many seconds after a renewal bodies may begin: others take over after two leases, see `overdue`."""
+        return 1.5 * self.lease

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from redurable import events
-from redurable.clock import monotonic, now_ms
+from redurable.clock import boottime, monotonic, now_ms
 from redurable.config import Address, journal_limits, max_payload
 from redurable.errors import RedurableError
 from redurable.runtime.attempt import Attempt
@@ -94,6 +94,7 @@ class Worker:
         self.bulletins: dict[str, Bell] = {}  # by the channel of a partition's timers
         self.suspects, self.alarmed = Bell(), Bell()
         self.heartbeat = monotonic()
+        self.heard = boottime()  # what the loop reads now came after this
         self.quiet_until = 0.0
         self.disturbed_at = monotonic()
         self.pace = Pace(1)
@@ -184,7 +185,8 @@ class Worker:
         await self.store.start()
         mark_worker()
         keys = self.store.keys
-        self.keepers = [Keeper(self.store, p, self.id, self.settings.version) for p in range(len(keys))]
+        version, term = self.settings.version, self.settings.term
+        self.keepers = [Keeper(self.store, p, self.id, version, term) for p in range(len(keys))]
         self.pace = Pace(len(keys))
         self.bulletins = {k.timers: Bell() for k in keys}
         self._subscriber = Subscriber(self.store.topology, self._on_message, self._on_subscribed)

@@ -71,6 +71,7 @@ async def test_what_comes_to_a_frozen_process_that_waits_for_work_is_done_by_ano
     zombie.thaw()
     if most > 2:
         await fleet.event("attempt.ended", pid=zombie.pid, intent=ids[0], ended="lost")
+    assert zombie.pid not in {line.pid for intent in ids for line in fleet.ledger(intent)}, "its handler did not begin"
     assert [(await fleet.client.get(i)).attempt for i in ids] == [a + 1 for a in at_work]
     await fleet.reap()
     assert await check_all(store) == {"COMPLETED": 4}

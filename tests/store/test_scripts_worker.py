@@ -68,7 +68,7 @@ class TestClaim:
             await reader_blocks(world)
             ids = [await world.submit(new_id(0)) for _ in range(3)]
             ((_, ((entry, (_, intent)),)),) = await read
-            (lease,) = world.keeper.leases(streams, await claim)
+            (lease,) = world.keeper.leases(streams, await claim, 0.0)
         finally:
             await reader.close()
         assert (lease.id, lease.entry, lease.attempt) == (ids[0], entry, 1)
