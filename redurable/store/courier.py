@@ -34,9 +34,11 @@ async def tell(store: Store, parent: str, child: str, ended: Outcome) -> None:
 
 
 async def relay(store: Store, intent: str) -> None:
-    """Do what *intent*, if it has ended, still owes."""
+    """Do what *intent*, if it has ended, still owes; if an operator takes the end back, whoever ends it again does."""
     keys, mux = store.keys_of(intent), store.mux
-    status, reply, owes = await mux.command("HMGET", keys.head(intent), "status", "reply", "owes")
+    look = ("HMGET", keys.head(intent), "status", "redriven")
+    reply, owes = await mux.command("HMGET", keys.head(intent), "reply", "owes")
+    status, token = end = await mux.command(*look)
     if status is None or not Status(status.decode()).final:
         return
     answered: list[str] = []
@@ -44,9 +46,9 @@ async def relay(store: Store, intent: str) -> None:
         try:
             ended = await outcome(store, intent)
         except NotFound:
-            return  # an operator has deleted it meanwhile
+            return  # deleted meanwhile
         if ended is None:
-            return  # an operator has retried it meanwhile: whoever ends it again relays that
+            return
         await tell(store, reply[1:].decode(), intent, ended)
     if owes:
         journal = [decode_entry(raw) for raw in await entries_of(store, intent)]
@@ -57,9 +59,11 @@ async def relay(store: Store, intent: str) -> None:
         # a process may die before it writes that it has called one
         children |= {key for key in waited if "#" not in key}
         answered = [key for key in waited if "#" in key]
+        if await mux.command(*look) != end:
+            return  # these may be children that a retried run has called and waits for
         await asyncio.gather(*(_cancel(store, child) for child in children))
     places = (keys.head(intent), keys.timers, keys.asked)
-    await mux.call(_relayed, keys.partition, places, (intent, len(answered), *answered))
+    await mux.call(_relayed, keys.partition, places, (intent, token or "", len(answered), *answered))
 
 
 async def _cancel(store: Store, child: str) -> None:

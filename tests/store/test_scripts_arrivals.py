@@ -228,6 +228,13 @@ class TestRelayed:
         assert not await world.mux.command("ZSCORE", world.keys.timers, world.id)
         assert await world.field("reply") == (None if state == "GONE" else f"~{world.id}")
 
+    async def test_what_a_later_end_owes_is_not_done_with_an_earlier_one(self, world: World) -> None:
+        await world.bring("FAILED", reply=f"^{world.id}")
+        await world.mux.command("HSET", world.keys.head(world.id), "redriven", "t1")
+        assert await world.call("relayed") == "WRONG_STATE"
+        assert await world.field("reply") == f"^{world.id}"
+        assert await world.call("relayed", token="t1") == "OK"
+
     async def test_who_owes_is_seen_to_when_it_is_due(self, world: World) -> None:
         await world.bring("COMPLETED", reply=f"^{world.id}")
         assert await world.keeper.due(NOW_MS, 10) == ({}, NOW_MS + 1000)

@@ -52,7 +52,7 @@ REOPENED = encode_entry(Reopened(at=NOW_MS, voided=[]))
 
 # what is said of a promise
 ARRIVAL = {"key": "answer#0", "about": b"", "form": "", "schema": b"", "since": "", "most": 3, "digest": "aa",
-    "answered": [],
+    "answered": [], "token": "",
 }  # fmt: skip
 
 OPEN = ("CREATED", "SUBMITTED", "DELIVERED", "IN_PROGRESS", "WAITING")
