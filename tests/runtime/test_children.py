@@ -319,8 +319,7 @@ async def test_of_two_sessions_that_would_wait_for_each_other_one_is_told(w: Wor
     async def line(payload: list[str]) -> Any:
         if not payload:
             return "free"
-        if current().attempt == 1:
-            await step(met.wait)()
+        await step(met.wait)()
         try:
             return await call(line, payload[1:], key=payload[0])
         except IntentFailed as error:

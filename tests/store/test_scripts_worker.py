@@ -223,7 +223,7 @@ class TestClaim:
         (world.lease,) = await world.claim()
         assert world.lease.base == 71
         assert len(world.lease.entries) < 71
-        rest = await world.lease.read(len(world.lease.entries))
+        rest = await world.lease.read(len(world.lease.entries), 71)
         assert [*world.lease.entries[:70], *rest[:-1]] == [big] * 70
         await world.mux.command("DEL", world.keys.journal(world.id))  # it is no real entry
         await world.call("settle", k=-71)
