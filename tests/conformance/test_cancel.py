@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from redurable.errors import WrongState
 from redurable.model import Called, Status, StepDone
 from tests.conformance import app
 from tests.conformance.conftest import Site
@@ -131,8 +132,18 @@ async def test_a_deadline_ends_a_wait_as_a_cancel_does(s: Site) -> None:
     assert s.lines(intent) == ["begun", "undo:promise"]
 
 
-async def test_what_was_canceled_can_be_taken_up_again(s: Site) -> None:
+async def test_what_was_canceled_and_undone_is_not_taken_up_again(s: Site) -> None:
     intent = await waiting(s, "waits", "promise")
+    await s.client.cancel(intent)
+    assert (await s.failure(intent)).status == "CANCELED"
+    with pytest.raises(WrongState) as refused:
+        await s.client.retry(intent)
+    assert refused.value.code == "ALREADY_UNDONE"
+    assert s.lines(intent) == ["begun", "undo:promise"]
+
+
+async def test_what_was_canceled_before_it_began_can_be_taken_up_again(s: Site) -> None:
+    intent = await s.send("waits", "promise", delay=3600)
     await s.client.cancel(intent)
     assert (await s.failure(intent)).status == "CANCELED"
     await s.client.retry(intent)

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 
-from redurable import IntentId
+from redurable import IntentId, Status
 from tests.support.fleet import Fleet, Process, until
 from tests.support.invariants import check_all
 
@@ -110,7 +110,11 @@ async def test_without_versions_unfit_code_holds_what_is_open_and_the_old_code_e
     client, v1, v2 = fleet.client, "tests.crash.release1", "tests.crash.release2"
     (old,) = await fleet.start(1, target=v1)
     sent = list(await client.send_many("release", [{"pause": 0.0, "nap": None}] * 20))
-    await until(lambda: len(fleet.ledger()) == 40, 60)
+
+    async def rest() -> bool:
+        return all([(await client.get(intent)).status is Status.WAITING for intent in sent])
+
+    await until(rest, 60)  # killed at work it would begin a step again
     old.kill()
     (bad,) = await fleet.start(1, target=v2)
     for intent in sent:

@@ -182,6 +182,11 @@ async def check_all(store: Store) -> Counter[str]:
             break
     names.discard(meta_key(store.namespace))
     kinds = {name: (await mux.command("TYPE", name)).decode() for name in sorted(names)}
+    gone = {
+        name for name, kind in kinds.items() if kind == "none"
+    }  # since the walk: the last timer was taken away, say
+    names -= gone
+    kinds = {name: kind for name, kind in kinds.items() if name not in gone}
     for keys in store.keys:
         mine = {name[len(keys.prefix) :]: kind for name, kind in kinds.items() if name.startswith(keys.prefix)}
         names.difference_update(keys.prefix + tail for tail in mine)

@@ -222,7 +222,20 @@ async def test_a_step_that_failed_for_good_and_its_intent_are_errors_without_wor
     assert dict(attempt.events[0].attributes or {})["redurable.code"] == "STEP_FAILED"
     assert traced.parent(traced.one("undo")) == f"process {QUEUE}"
     assert SECRET not in "".join(s.to_json() for s in traced.spans)
-    # an operator's retry voids the failure: what runs then is another span
+
+
+async def test_an_operators_retry_is_another_span(w: World, traced: Traced) -> None:
+    @step(retry=Retry(attempts=2, first=0))
+    def broken() -> None:
+        raise LookupError
+
+    async def handler(payload: None) -> None:
+        await broken.aio()
+
+    await w.serve(handler)
+    intent = await w.send()
+    await w.failure(intent)
+    await until(lambda: traced.named(f"process {QUEUE}"))
     await w.client.retry(intent)
     await w.failure(intent)
     await until(lambda: len(traced.named("broken")) == 2)
