@@ -52,7 +52,7 @@ def test_a_retry_is_refused_and_a_fork_takes_the_money_anew(
         end = time.monotonic() + 60
         while (found := cli("intents", "get", intent, "--json").json)["finished"] is None:
             assert time.monotonic() < end, found
-            time.sleep(0.05)
+            time.sleep(0.05)  # each look is a process
         return found
 
     intent = cli("send", "undone.orders", "500").out.strip()

@@ -32,7 +32,7 @@ async def second() -> None:
 def first_in_thread() -> None:
     note("first")
     while not (ROOM / "frozen").exists():
-        time.sleep(0.005)
+        time.sleep(0.005)  # a thread, and the sign comes from another process
     note("ending")
 
 

@@ -188,7 +188,7 @@ def test_a_killed_bench_leaves_no_server_and_no_worker() -> None:
         while not any("worker-process" in _words(pid) for pid in found):
             assert process.poll() is None
             assert time.monotonic() < end, found
-            time.sleep(0.05)
+            time.sleep(0.05)  # what it starts is seen in /proc alone
             found = _children(process.pid)
         assert any("--unixsocket" in _words(pid) or "server" in _words(pid) for pid in found)
     finally:
@@ -197,7 +197,7 @@ def test_a_killed_bench_leaves_no_server_and_no_worker() -> None:
     end = time.monotonic() + 60
     while left := [pid for pid in found if _words(pid)]:
         assert time.monotonic() < end, [_words(pid) for pid in left]
-        time.sleep(0.1)
+        time.sleep(0.1)  # orphans: nobody is told when they end
 
 
 def _words(pid: int) -> str:

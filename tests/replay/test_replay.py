@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +14,6 @@ from redurable.errors import IntentFailed
 from redurable.model import Entry, encode_entry
 from redurable.runtime.handlers import spec_of
 from redurable.runtime.loops import new_event_loop
-from redurable.runtime.scope import mark_worker
 from tests.replay.programs import PROGRAMS, RAN
 from tests.runtime.world import World
 
@@ -31,15 +29,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 @pytest.fixture
 async def w(redis_url: str, namespace: str, anyio_backend: Any) -> AsyncIterator[World]:
     """A namespace of the test's own."""
-    thresholds = gc.get_threshold()
-    world = World(redis_url, namespace)
-    await world.start()
-    try:
+    async with World(redis_url, namespace) as world:
         yield world
-    finally:
-        await world.close()
-        mark_worker(False)
-        gc.set_threshold(*thresholds)
 
 
 @pytest.mark.parametrize("file", FILES, ids=[f"{f.parent.name}-{f.stem}" for f in FILES])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from redurable.runtime.loops import new_event_loop
-from redurable.runtime.scope import mark_worker
 from tests.runtime.world import World
 
 
@@ -22,12 +20,5 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 @pytest.fixture
 async def w(redis_url: str, namespace: str, anyio_backend: Any) -> AsyncIterator[World]:
     """A namespace of the test's own."""
-    thresholds = gc.get_threshold()
-    world = World(redis_url, namespace)
-    await world.start()
-    try:
+    async with World(redis_url, namespace) as world:
         yield world
-    finally:
-        await world.close()
-        mark_worker(False)
-        gc.set_threshold(*thresholds)

@@ -25,7 +25,6 @@ from redurable import (
     step,
     sync,
 )
-from redurable.config import parse_url
 from redurable.events import subscribe
 from redurable.model import Arrived, Called, Reason
 from redurable.runtime import children, parking
@@ -74,18 +73,8 @@ async def undo(name: str) -> None:
 @pytest.fixture(params=[1, 4], ids=["one partition", "four partitions"])
 async def w(request: pytest.FixtureRequest, redis_url: str, namespace: str, anyio_backend: Any) -> AsyncIterator[World]:
     """A namespace of the test's own, of one partition or of several."""
-    from redurable.runtime.scope import mark_worker
-
-    first = Store(parse_url(redis_url), namespace, partitions=request.param)
-    await first.start()
-    world = World(redis_url, namespace)
-    await world.start()
-    try:
+    async with World(redis_url, namespace, request.param) as world:
         yield world
-    finally:
-        await world.close()
-        mark_worker(False)
-        await first.close()
 
 
 async def quiet(w: World) -> None:

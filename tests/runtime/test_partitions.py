@@ -11,12 +11,10 @@ import msgspec
 import pytest
 
 from redurable import Status
-from redurable.config import parse_url
 from redurable.ids import new_id, partition_of
 from redurable.model import Envelope
 from redurable.store import inspection
 from redurable.store.keys import SOLO, UNPINNED
-from redurable.store.store import Store
 from redurable.worker import consume
 from redurable.worker.pace import Pace
 from tests.runtime.world import QUEUE, World
@@ -28,18 +26,8 @@ PARTITIONS = 4
 
 @pytest.fixture
 async def w(redis_url: str, namespace: str, anyio_backend: Any) -> AsyncIterator[World]:
-    from redurable.runtime.scope import mark_worker
-
-    first = Store(parse_url(redis_url), namespace, partitions=PARTITIONS)
-    await first.start()
-    world = World(redis_url, namespace)
-    await world.start()
-    try:
+    async with World(redis_url, namespace, PARTITIONS) as world:
         yield world
-    finally:
-        await world.close()
-        mark_worker(False)
-        await first.close()
 
 
 class Crowd:

@@ -8,14 +8,16 @@ by `lose`: the pending entry is recovered from outside, as peers do, so that all
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from redurable import Client, IntentFailed, Retry, events
 from redurable.config import parse_url
 from redurable.model import Entry, IntentInfo, Reason, Status
 from redurable.runtime.calls import current
 from redurable.runtime.handlers import HandlerSpec, handler, spec_of
+from redurable.runtime.scope import mark_worker
 from redurable.store.keeper import Keeper
 from redurable.store.store import Store
 from redurable.worker.worker import Settings, Worker
@@ -35,18 +37,26 @@ def again(times: int = 1) -> None:
 
 
 class World:
-    """One namespace with a client, and workers on the running loop."""
+    """One namespace with a client, and workers on the running loop; to be entered, or started and closed."""
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, url: str, namespace: str, partitions: int = 1) -> None:
         self.url = url
         self.namespace = namespace
         self.client = Client(url, namespace=namespace)
-        self.store = Store(parse_url(url), namespace)
+        self.store = Store(parse_url(url), namespace, partitions=partitions)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self._unsubscribe = events.subscribe(lambda name, fields: self.events.append((name, fields)))
         self._workers: dict[Worker, asyncio.Task[None]] = {}
 
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     async def start(self) -> None:
+        self._thresholds = gc.get_threshold()  # a worker's are its own
         await self.store.start()
 
     async def close(self) -> None:
@@ -59,6 +69,8 @@ class World:
             self._unsubscribe()
             await self.client.close()
             await self.store.close()
+            mark_worker(False)
+            gc.set_threshold(*self._thresholds)
 
     # --- workers
 

@@ -235,7 +235,7 @@ class TestRedrive:
 
 def test_undo_work_is_told_and_a_failure_before_it_is_found() -> None:
     begun = encode_entry(Compensating(at=1, status=Status.FAILED))
-    value = decode_entry(STEP).value  # type: ignore[union-attr]
+    value = decode_entry(STEP).value  # type: ignore[union-attr]  # it is a StepDone
     info = ErrorInfo("E", "no")
     work = [
         StepDone("compensate", "refund", 1, 1, code=b"12345678", value=value),

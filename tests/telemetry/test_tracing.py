@@ -28,7 +28,6 @@ from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_tra
 from redurable import Retry, compensate, sleep, spans, step, testing
 from redurable import sync as blocking
 from redurable.errors import IdempotencyConflict
-from redurable.runtime.scope import mark_worker
 from redurable.store.inspection import decode_envelope
 from redurable.store.server import PrivateServer
 from redurable.telemetry import logs, tracing
@@ -82,13 +81,8 @@ def traced() -> Iterator[Traced]:
 
 @pytest.fixture
 async def w(redis_url: str, namespace: str) -> AsyncIterator[World]:
-    world = World(redis_url, namespace)
-    await world.start()
-    try:
+    async with World(redis_url, namespace) as world:
         yield world
-    finally:
-        await world.close()
-        mark_worker(False)
 
 
 # --- in one process ---------------------------------------------------------------------------------------------------
