@@ -39,9 +39,9 @@ class Spin:
             return False
         return True
 
-    def poll(self, link: Callable[[float], bool]) -> None:
-        """Read by *link*, which is given the seconds to poll for and tells whether anything came."""
-        if link(LONGEST):
+    def poll(self, read: Callable[[float], bool]) -> None:
+        """Poll by *read*, which is given the seconds to poll for and tells whether anything came."""
+        if read(LONGEST):
             self._missed = 0
         else:
             self._missed = min(self._missed + 1, _RAREST)

@@ -1,7 +1,6 @@
 """
 The store's side of one intent, in memory: an exact port of the owner's scripts (claim, record, park, retry, release,
-settle, checkpoint, tell, note, declare, withdraw) and of those that come from outside (interrupt, resolve, redrive,
-fire).
+settle, checkpoint, tell, note, declare, withdraw) and of those that come from outside (interrupt, resolve, fire).
 """
 
 from __future__ import annotations
@@ -19,14 +18,12 @@ from redurable.model import (
     Entry,
     ErrorInfo,
     Outcome,
-    Reopened,
     Status,
     decode_entry,
     encode_entry,
 )
 from redurable.store.arrivals import arrival
 from redurable.store.inspection import unpack_outcome
-from redurable.store.journals import failures_of, undone_of
 from redurable.store.store import failure_of
 from redurable.testing.clock import Clock
 from redurable.testing.lease import Kill, MemoryLease
@@ -151,17 +148,6 @@ class MemoryIntent:
             head.pop("wake", None)
             head["status"] = "SUBMITTED"
         return "OK"
-
-    def redrive(self) -> None:
-        """An operator's retry."""
-        assert self.status in FINAL, self.status
-        assert self.status != "COMPLETED"
-        assert undone_of(self.journal) is None
-        self.journal.append(encode_entry(Reopened(self.clock.now_ms(), failures_of(self.journal))))
-        self.outcome = None
-        for name in ("canceling", "losses"):
-            self.head.pop(name, None)
-        self.head["status"] = "SUBMITTED"
 
     def fire(self) -> None:
         """Let the timer it waits for become due, and wake it."""
