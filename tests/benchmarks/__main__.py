@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--quick", action="store_true", help="a fifth of the work, and killed jobs watched for 10 s")
     parse.add_argument("--repeat", type=int, default=3, metavar="N", help="turns of each measure (default: 3)")
     parse.add_argument("--watch", type=float, metavar="S", help="how long a killed job is watched for (default: 120)")
+    parse.add_argument("--tcp", action="store_true", help="servers by TCP; without it by their unix sockets")
     parse.add_argument("--json", type=Path, metavar="FILE", help="write all that was recorded")
     parse.add_argument("--png", type=Path, metavar="FILE", help="draw the picture")
     parse.add_argument("--from", dest="source", type=Path, metavar="FILE", help="run nothing: show what --json wrote")
@@ -60,7 +61,10 @@ def main(words: list[str]) -> int:
             parse.error("--repeat must be 1 or more")
         watch = asked.watch if asked.watch is not None else QUICK_WATCH if asked.quick else WATCH
         scale = 0.2 if asked.quick else 1.0
-        report = run(Plan(peers, asked.repeat, scale, watch, asked.cache, lambda text: print(text, file=sys.stderr)))
+        plan = Plan(
+            peers, asked.repeat, scale, watch, asked.cache, lambda text: print(text, file=sys.stderr), tcp=asked.tcp
+        )
+        report = run(plan)
     print(tables.markdown(report))
     print(tables.told(report))
     if asked.json:

@@ -47,6 +47,7 @@ class Plan:
     Attributes:
         repeat: How often each measure is taken. scale: Of the usual amount of work, 1.0 is all.
         watch: s that a killed job is watched for. cache: Where the peers are installed.
+        tcp: Servers are dialed by TCP though they have unix sockets.
     """
 
     peers: tuple[Peer, ...]
@@ -55,6 +56,7 @@ class Plan:
     watch: float
     cache: Path
     note: Callable[[str], None]
+    tcp: bool = False
 
 
 def chosen(names: Iterable[str]) -> tuple[Peer, ...]:
@@ -211,12 +213,12 @@ class Run:
 
     def _server(self, stack: contextlib.ExitStack, needs: str, fsync: str) -> dict[str, str]:
         if needs == "redis":
-            return {"BENCH_URL": stack.enter_context(servers.redis(fsync))}
+            return {"BENCH_URL": stack.enter_context(servers.redis(fsync, tcp=self.plan.tcp))}
         if needs == "postgres":
-            return {"BENCH_POSTGRES": stack.enter_context(servers.postgres(fsync))}
+            return {"BENCH_POSTGRES": stack.enter_context(servers.postgres(fsync, tcp=self.plan.tcp))}
         if needs == "restate":
             assert self.restate is not None
-            return stack.enter_context(servers.restate(self.restate, fsync))
+            return stack.enter_context(servers.restate(self.restate, fsync, tcp=self.plan.tcp))
         return {}
 
     def take(self, side: SideProcess, name: str, measure: str, turn: int, **options: Any) -> None:
@@ -321,6 +323,7 @@ def run(plan: Plan) -> dict[str, Any]:
         "repeat": plan.repeat,
         "scale": plan.scale,
         "watch": plan.watch,
+        "tcp": plan.tcp,
         "sides": it.sides,
         "floors": it.floors,
         "records": it.records,

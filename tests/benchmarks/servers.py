@@ -33,17 +33,17 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def redis(fsync: str = "everysec") -> Iterator[str]:
-    """A redis-server with an append-only file; its URL, by TCP: not all know sockets."""
+def redis(fsync: str = "everysec", *, tcp: bool = False) -> Iterator[str]:
+    """A redis-server with an append-only file; its URL, the unix socket's or by TCP."""
     # a rewrite of the file in the middle of a figure would be noise
     with PrivateServer(port=0, appendfsync=fsync, args=("--auto-aof-rewrite-percentage", "0")) as server:
-        yield server.url
+        yield server.url if tcp else server.unix_url
 
 
 @contextlib.contextmanager
-def postgres(fsync: str = "everysec") -> Iterator[str]:
+def postgres(fsync: str = "everysec", *, tcp: bool = False) -> Iterator[str]:
     """
-    A PostgreSQL of Debian's packages; the URL of its databases, without a name.
+    A PostgreSQL of Debian's packages; the URL of its databases, `{}` for the name.
 
     `everysec` commits before the log is on disk, at most three times 200 ms before; `always` is how it comes.
     """
@@ -74,7 +74,7 @@ def postgres(fsync: str = "everysec") -> Iterator[str]:
             where = ["-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
             for name in ("dbos", "absurd", "langgraph"):
                 subprocess.run([bin_ / "createdb", *where, name], check=True, capture_output=True)
-            yield f"postgresql://postgres@127.0.0.1:{port}/"
+            yield f"postgresql://postgres@/{{}}?host={'127.0.0.1' if tcp else directory}&port={port}"
     except subprocess.CalledProcessError as error:
         raise Missing(f"PostgreSQL does not start: {error.stderr.decode(errors='replace')[-300:]}") from None
     finally:
@@ -82,8 +82,8 @@ def postgres(fsync: str = "everysec") -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def restate(program: Path, fsync: str = "everysec") -> Iterator[dict[str, str]]:
-    """Restate's server, one node; where its ingress and its admin are."""
+def restate(program: Path, fsync: str = "everysec", *, tcp: bool = False) -> Iterator[dict[str, str]]:
+    """Restate's server, one node; where its ingress and its admin are, and the ingress' unix socket."""
     directory = Path(tempfile.mkdtemp(prefix="bench-restate-"))
     ingress, admin, node = free_port(), free_port(), free_port()
     settings = {
@@ -91,7 +91,6 @@ def restate(program: Path, fsync: str = "everysec") -> Iterator[dict[str, str]]:
         "RESTATE_ADMIN__BIND_ADDRESS": f"127.0.0.1:{admin}",
         "RESTATE_BIND_ADDRESS": f"127.0.0.1:{node}",
         "RESTATE_ADVERTISED_ADDRESS": f"http://127.0.0.1:{node}",
-        "RESTATE_LISTEN_MODE": "tcp",
         "RESTATE_BASE_DIR": str(directory),
         "RESTATE_LOG_FILTER": "error",
         "RESTATE_DISABLE_TELEMETRY": "true",
@@ -110,6 +109,7 @@ def restate(program: Path, fsync: str = "everysec") -> Iterator[dict[str, str]]:
             yield {
                 "BENCH_RESTATE_INGRESS": f"http://127.0.0.1:{ingress}",
                 "BENCH_RESTATE_ADMIN": f"http://127.0.0.1:{admin}",
+                "BENCH_RESTATE_SOCKET": "" if tcp else str(next(directory.glob("*/ingress.sock"))),
             }
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -218,6 +218,8 @@ def _footer(report: dict[str, Any]) -> Iterator[str]:
     if by_turns := [(r["bare"], r["value"] / r["bare"]) for r in stepped if "bare" in r]:
         ms, ratio = (median(column) for column in zip(*by_turns, strict=True))
         yield f"- Ours, one step after another: {ratio:.2f} times the bare call by turns with it, {figure(ms)} ms."
+    way = "TCP" if report["tcp"] else "their unix sockets (Restate dials its handlers by TCP)"
+    yield f"- All servers were on this machine and dialed by {way}."
     turns = report["repeat"]
     amount = "" if report["scale"] == 1 else f", {report['scale']:g} of the usual amount of work"
     told = [machine["server"], machine["postgres"], machine["restate"], f"Python {machine['python']}"]

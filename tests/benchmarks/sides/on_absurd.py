@@ -15,7 +15,7 @@ from absurd_sdk import AsyncAbsurd
 from absurdctl import BUNDLED_SCHEMA_SQL
 from kit import RESULT, Steps, first_time
 
-DATABASE = os.environ.get("BENCH_POSTGRES", "") + "absurd"
+DATABASE = os.environ.get("BENCH_POSTGRES", "").format("absurd")
 app = AsyncAbsurd(DATABASE, queue_name="bench")
 
 

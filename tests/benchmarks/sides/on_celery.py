@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery
 from kit import URL, Queue, first_time, tick
 
+URL = URL.replace("unix://", "redis+socket://")  # a socket as celery's documentation writes it
 app = Celery("on_celery", broker=URL, backend=URL)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from dbos import DBOS, DBOSClient, DBOSConfig
 from kit import RESULT, Steps, first_time
 
-DATABASE = os.environ.get("BENCH_POSTGRES", "") + "dbos"
+DATABASE = os.environ.get("BENCH_POSTGRES", "").format("dbos")
 
 
 @DBOS.step()

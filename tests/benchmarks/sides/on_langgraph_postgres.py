@@ -13,7 +13,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-DATABASE = os.environ.get("BENCH_POSTGRES", "") + "langgraph"
+DATABASE = os.environ.get("BENCH_POSTGRES", "").format("langgraph")
 
 
 class Postgres(LangGraph):

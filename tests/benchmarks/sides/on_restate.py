@@ -18,6 +18,7 @@ import uvloop
 from kit import RESULT, Steps, first_time
 
 INGRESS = os.environ.get("BENCH_RESTATE_INGRESS", "")
+SOCKET = os.environ.get("BENCH_RESTATE_SOCKET", "")
 ADMIN = os.environ.get("BENCH_RESTATE_ADMIN", "")
 bench = restate.Service("bench")
 
@@ -83,6 +84,7 @@ class Restate(Steps):
             "docs.restate.dev/references/server-config",
         ),
         ("request-response calls of the ingress, by aiohttp", "docs.restate.dev/services/invocation/http"),
+        ("the ingress by its unix socket", "docs.restate.dev/references/server-config: listen-mode"),
     )
     uvloop = True
 
@@ -93,10 +95,14 @@ class Restate(Steps):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(SOCKET, limit=0) if SOCKET else aiohttp.TCPConnector(limit=0)
+        )
+        self.admin = aiohttp.ClientSession()
 
     async def close(self) -> None:
         await self.session.close()
+        await self.admin.close()
 
     async def ready(self) -> None:
         for _ in range(600):
@@ -107,7 +113,7 @@ class Restate(Steps):
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.5)  # a second one listens too
         place = {"uri": f"http://127.0.0.1:{self.port}", "force": True}
-        async with self.session.post(f"{ADMIN}/deployments", json=place) as answer:
+        async with self.admin.post(f"{ADMIN}/deployments", json=place) as answer:
             answer.raise_for_status()
 
     async def start(self, handler: str, argument: Any) -> Any:

@@ -12,8 +12,8 @@ from typing import Any
 import uvloop
 from kit import URL, Queue, first_time, gathered, tick
 from saq import Job
-from saq import Queue as Saq
 from saq.job import TERMINAL_STATUSES
+from saq.queue.redis import RedisQueue  # Queue.from_url knows no socket
 
 asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
@@ -29,7 +29,7 @@ async def hang(_: Any, *, mark: str) -> None:
 
 
 def settings(**options: Any) -> dict[str, Any]:
-    return {"queue": Saq.from_url(URL or "redis://localhost"), "functions": [noop, hang], **options}
+    return {"queue": RedisQueue.from_url(URL or "redis://localhost"), "functions": [noop, hang], **options}
 
 
 plain = settings()
@@ -54,7 +54,7 @@ class SaqSide(Queue):
         return [sys.executable, "-m", "saq", f"on_saq.{'plain' if defaults else 'best'}"]
 
     async def open(self) -> None:
-        self.queue = Saq.from_url(URL)
+        self.queue = RedisQueue.from_url(URL)
         await self.queue.connect()
 
     async def close(self) -> None:
