@@ -58,6 +58,7 @@ class Multiplexer:
 
     Attributes:
         clock: Time in us given to every script; "" means the server's own (tests give others).
+        client: The connection's id at the server (CLIENT ID); 0 while it is not known.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Multiplexer:
         self.patience = patience
         self.clock = ""
         self.connects = 0
+        self.client = 0
         self.identity: Identity = ("", "")
         self.uptime = 0.0  # s since the server's start, at the last connect
         self._preload = b"".join(pack(("SCRIPT", "LOAD", s.source)) for s in scripts)
@@ -325,17 +327,25 @@ class Multiplexer:
     async def _connect(self) -> None:
         # replies to what is sent below come first; they are handled like any other command's
         link = await Link.open(self.topology, self._on_reply, self._on_lost)
+        number: asyncio.Future[Any] = self._loop.create_future()
         hello: asyncio.Future[Any] = self._loop.create_future()
         self._sent.clear()
         for _ in self._sources:
             self._sent.append(Command(b"", _ignored(self._loop)))
-        self._sent.append(Command(b"", hello))
+        for found in (number, hello):
+            self._sent.append(Command(b"", found))
         self._link = link
+        self.client = 0
         self.connects += 1
+        number.add_done_callback(self._numbered)
         hello.add_done_callback(self._greeted)
-        link.write(self._preload + pack(("INFO",)))
+        link.write(self._preload + pack(("CLIENT", "ID")) + pack(("INFO",)))
         self._silent = 0
         self._flush()
+
+    def _numbered(self, number: asyncio.Future[Any]) -> None:
+        if not number.cancelled() and number.exception() is None:
+            self.client = number.result()
 
     def _greeted(self, hello: asyncio.Future[Any]) -> None:
         if hello.cancelled():

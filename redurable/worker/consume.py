@@ -11,7 +11,8 @@ worker then work at the same time (without it they take turns; 65 to 85 % more w
 Suspects (the solo lane) run alone: a worker that holds nothing takes one at a time, a busy one stops claiming when
 suspects have waited for two seconds, the next busy one two seconds later, and so on. If what it has does not end it
 claims again for as long as it gave way, and then gives way for twice as long: handlers of hours, and all that waits
-behind them, do not stand still for a suspect, and no suspect waits for ever.
+behind them, do not stand still for a suspect, and no suspect waits for ever. A worker that holds nothing has its
+blocking read ended when a suspect comes (CLIENT UNBLOCK; where that is forbidden the read ends within seconds).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _BLOCK_MS = 8000  # less than the silence after which a connection is given up
 _TURN_ROUND = 8
 _SUSPECTS_WAIT = 2.0
 _GIVE_WAY = 15.0  # s that a busy worker claims nothing for the first time
+_HEED = 0.05  # s between two looks whether a worker that knows of suspects holds nothing yet
 _FEW = 4  # streams that a claim behind the read looks at: the last that brought anything
 _Given = tuple[str, bytes, bytes]  # what a blocking read delivered: stream, entry, intent
 
@@ -82,6 +84,7 @@ class _Consumer:
         # the last entry of each that came here, as far as known
         self.marks: dict[str, str | bytes] = dict.fromkeys(self.streams, "0")
         self.recent: dict[str, None] = {}  # the last few of them that brought anything, the very last at the end
+        self.reading = False
         self.lone = True  # the last read brought one entry at most
 
     def _elsewhere(self, stream: str, foreign: frozenset[str]) -> bool:
@@ -110,6 +113,7 @@ class _Consumer:
         worker = self.worker
         given: list[_Given] = []
         waited = emptied = False  # after a wait, in vain or not, only what it gave need be claimed
+        heed = background(self._heed())
         stop = asyncio.ensure_future(self._over())
         # the only way to end a blocking read from here; what it delivers meanwhile is found in our pending list
         stop.add_done_callback(lambda _: background(self.reader.close()))
@@ -142,6 +146,7 @@ class _Consumer:
                     given = await self._read(places)
                     waited, emptied = True, len(given) < places
         finally:
+            heed.cancel()
             stop.cancel()
             # what was delivered and not claimed is found in our pending list by the others, uncounted
 
@@ -182,6 +187,7 @@ class _Consumer:
         # at rest it would double what an idle worker asks the server
         recent = list(self.recent)
         claim = self._behind(recent) if recent and self.lone and not self.pace.calm else None
+        self.reading = True
         try:
             reply = await read
             leases = [] if claim is None else self.keeper.leases(recent, await claim, self.worker.heard)
@@ -194,6 +200,8 @@ class _Consumer:
             self.worker.alarm()
             await self.keeper.open(self.streams)
             return []
+        finally:
+            self.reading = False
         for lease in leases:
             # those of other partitions may have taken the last places since, or a suspect that is to be alone
             if self.over or not self.worker.free():
@@ -226,6 +234,20 @@ class _Consumer:
         return self.keeper.claiming(
             streams, limits, 1, number, self.claimed, [], self.gated, marks=marks, mux=self.reader
         )  # fmt: skip
+
+    async def _heed(self) -> None:
+        """End the blocking read once there may be suspects and this worker holds nothing."""
+        worker = self.worker
+        while True:
+            if worker.suspects.rings == self.heard and self.suspects_since is None:
+                await worker.suspects.wait(self.heard)
+                continue
+            if self.reading and worker.idle():
+                try:
+                    await worker.store.mux.command("CLIENT", "UNBLOCK", self.reader.client)
+                except StoreError:
+                    return  # this user may not
+            await asyncio.sleep(_HEED)
 
     async def _serve_suspects(self) -> bool:
         """Take one suspect if this worker holds nothing; whether the consumer should look again at once."""

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from redurable import Status
+from redurable.runtime.calls import current
 from redurable.store.keeper import Keeper
 from redurable.worker import consume
 from tests.runtime.world import QUEUE, World
@@ -57,3 +58,61 @@ async def test_a_busy_worker_gives_way_for_a_while_only(w: World, monkeypatch: p
     assert await w.result(suspect) == "suspect"
     assert await w.result(long) == "long"
     assert ran.index("suspect") > ran.index("long")
+
+
+async def _lost_twice(w: World, intent: str, tries: list[asyncio.Event]) -> None:
+    """Lose the first two attempts of *intent*, each once it has begun."""
+    for begun, word in zip(tries, ("OK", "SUSPECT"), strict=True):
+        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.sleep(0.2)  # who took it waits for entries again
+        assert await w.lose(intent, counted=True) == word
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("forbidden", [False, True], ids=["unblocked", "forbidden"])
+async def test_a_worker_that_holds_nothing_leaves_its_read_for_a_suspect(
+    w: World, monkeypatch: pytest.MonkeyPatch, forbidden: bool
+) -> None:
+    """Two workers stand still with attempts that they have lost; the third waits for entries of the common lanes."""
+    monkeypatch.setattr(consume, "_BLOCK_MS", 1000 if forbidden else 9000)
+    tries, go_on = [asyncio.Event(), asyncio.Event()], asyncio.Event()
+
+    async def main() -> str:
+        if (attempt := current().attempt) < 3:
+            tries[attempt - 1].set()
+            await go_on.wait()
+        return f"attempt {attempt}"
+
+    # with leases so long that the two do not hear of their loss
+    for worker in [await w.serve(main, concurrency=1, lease=60.0) for _ in range(3)]:
+        if forbidden:
+            await worker.store.mux.command(
+                "ACL", "SETUSER", f"{w.namespace}", "on", ">p", "~*", "&*", "+@all", "-client|unblock"
+            )
+            await worker.store.mux.command("AUTH", w.namespace, "p")
+    intent = await w.send()
+    await _lost_twice(w, intent, tries)
+    assert await w.client.wait_for(intent, 5) == "attempt 3"
+    go_on.set()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_worker_whose_last_intent_ends_leaves_its_read_for_a_suspect(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consume, "_BLOCK_MS", 9000)
+    tries, go_on = [asyncio.Event(), asyncio.Event()], asyncio.Event()
+
+    async def main() -> str:
+        if (attempt := current().attempt) < 3:
+            tries[attempt - 1].set()
+            await go_on.wait()
+        return f"attempt {attempt}"
+
+    await w.serve(main)
+    intent = await w.send()
+    await _lost_twice(w, intent, tries)
+    await asyncio.sleep(0.3)  # the message of the suspect came while both were still held
+    assert (await w.get(intent)).status is Status.SUBMITTED
+    go_on.set()
+    assert await w.client.wait_for(intent, 5) == "attempt 3"
