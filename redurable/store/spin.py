@@ -1,12 +1,13 @@
 """
 Spinning: who calls one at a time polls a little for the answer before the loop goes to sleep.
 
-To sleep and be woken costs more than a near server needs for its answer: on 2 virtual cores a round trip took 71 us
-asleep and 26 us awake. Polling for as long as a sleep costs is never worse than twice the best choice (Karlin, Li,
-Manasse, Owicki: Empirical Studies of Competitive Spinning for a Shared-Memory Multiprocessor, SOSP 1991), and a server
-too far away or too slow for it is soon polled for once in many calls. Awaited steps, one after another: 95 -> 52 us, at
-the same CPU; awaited sends: 8,000 -> 12,000 a second. Tried and left: the first call after a rest (the server sleeps
-too, and somebody else may need this core: a lone intent took 30 us more); 30 us (sends miss); 100 us (nothing more).
+To sleep and be woken costs more than a near server needs for its answer: on 2 virtual cores a round trip took 71 to
+120 us asleep and 26 to 50 us awake. Polling for as long as a sleep costs is never worse than twice the best choice
+(Karlin, Li, Manasse, Owicki: Empirical Studies of Competitive Spinning for a Shared-Memory Multiprocessor, SOSP 1991),
+and a server too far away or too slow for it is soon polled for once in many calls. Awaited steps, one after another:
+95 -> 52 us, at the same CPU; awaited sends a second, by 0, 50, 100, 200 us of polling: 7,400, 8,200, 11,400, 11,000 on
+a unix socket and 6,400, 7,000, 9,500, 8,500 by TCP (medians of ten turns). Tried and left: the first call after a rest
+(the server sleeps too, and somebody else may need this core: a lone intent took 30 us more).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 
 __all__ = ["Spin"]
 
-LONGEST = 50e-6  # s of polling
+LONGEST = 100e-6  # s of polling
 _ROW = 200e-6  # s from an answer to the next call, within which calls follow one another
 _RAREST = 6  # as a power of two: calls left out at most after one whose polling was in vain
 

@@ -245,7 +245,7 @@ class Run:
             for turn in range(self.plan.repeat if sides else 0):
                 self.floor(turn, "everysec")
                 for name, measure, options in (
-                    ("send", "send", lambda p: {"count": int(3_000 * scale)}),
+                    ("send", "send", lambda p: {"count": int(10_000 * scale)}),
                     ("bulk", "bulk", lambda p: {"count": int(max(5_000, 2 * p.pace) * scale)}),
                     ("drain", "drain", lambda p: {"count": int(1.5 * p.pace * scale)}),
                     ("drain 2", "drain", lambda p: {"count": int(2 * p.pace * scale), "processes": 2}),
