@@ -36,7 +36,7 @@ from tests.crash.turmoil import turmoil_drill
 
 _Play = Callable[[Drill], Awaitable[dict[str, Any]]]
 _DRILLS: dict[str, tuple[_Play, Drill]] = {
-    "steps": (drill, Drill(1000, 50, 200, pace=0.6, pause=0.1, concurrency=4, within=1800)),
+    "steps": (drill, Drill(1000, 50, 200, pace=0.6, pause=0.4, concurrency=4, within=1800)),
     "sessions": (session_drill, Drill(500, 40, 20, pace=0.3, pause=1.2, concurrency=64, within=1800)),
     "trees": (tree_drill, Drill(100, 2, 40, pace=0.7, pause=1.0, concurrency=100, within=1800)),
     "cancel": (cancel_drill, Drill(100, 2, 10, pace=0.5, pause=0.5, concurrency=100, within=1800)),
