@@ -13,6 +13,7 @@ import pytest
 
 from redurable import Retry, Status, StepFailed, UsageError, run, step, sync
 from redurable.model import StepDone, StepTried, TimerFired
+from tests.runtime.apart import dies_once, fails_in_child, in_child
 from tests.runtime.world import World, again
 
 pytestmark = pytest.mark.anyio
@@ -303,27 +304,6 @@ async def test_nested_plain_steps_are_reused_while_the_outer_is_unfinished(w: Wo
     await w.serve(main)
     assert await w.call() == 3
     assert ran == ["whole", "part1", "part2", "whole"]
-
-
-@step(run_in="process")
-def in_child(path: str) -> int:
-    with Path(path).open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    return os.getpid()
-
-
-@step(run_in="process", retry=Retry(attempts=3, first=0))
-def dies_once(path: str) -> str:
-    mark = Path(path)
-    if not mark.exists():
-        mark.touch()
-        os._exit(9)
-    return "alive"
-
-
-@step(run_in="process", retry=Retry(attempts=1))
-def fails_in_child() -> None:
-    raise KeyError("in the child")
 
 
 async def test_a_process_step_runs_in_another_process_once(w: World, tmp_path: Path) -> None:

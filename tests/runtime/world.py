@@ -116,7 +116,7 @@ class World:
 
     async def result(self, intent: str, of: Any = None) -> Any:
         """Wait for the intent's result."""
-        return await self.client.wait_for(intent, 15, of=of)
+        return await self.client.wait_for(intent, 60, of=of)
 
     async def call(self, payload: Any = None, **options: Any) -> Any:
         """Send and wait for the result."""
