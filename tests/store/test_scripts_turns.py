@@ -71,6 +71,14 @@ class TestContinue:
         assert len(await world.journal()) == 3
         await check_all(world.store)
 
+    async def test_what_goes_along_counts_once(self, world: World) -> None:
+        """A turn that takes three values along has room for as many fewer, not for five fewer."""
+        await world.bring("IN_PROGRESS", steps=1)
+        kept = [w for n in range(3) for w in (f"early#{n}", encode_entry(arrivals.arrival(f"early#{n}", b"\x01")))]
+        assert await world.call("continue", kept=kept) == "OK"
+        assert await world.call("resolve", key="x#3", most=4) == "OK"
+        assert await world.call("resolve", key="x#4", most=4) == "FULL"
+
     async def test_a_cancel_that_came_is_news(self, world: World) -> None:
         await world.bring("IN_PROGRESS", steps=1)
         await world.store.cancel(world.id)

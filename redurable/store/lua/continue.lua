@@ -25,7 +25,7 @@ redis.call('UNLINK', journal, cursors, arrivals)
 redis.call('RPUSH', journal, first)
 for i = 1, #kept, 2 do
   local seq = redis.call('RPUSH', journal, kept[i + 1])
-  redis.call('HSET', arrivals, kept[i], '=' .. seq .. ':' .. (digests[kept[i]] or ''), '#', i)
+  redis.call('HSET', arrivals, kept[i], '=' .. seq .. ':' .. (digests[kept[i]] or ''), '#', (i + 1) / 2)
 end
 redis.call('SET', envelope, body)
 redis.call('HDEL', head, 'losses', 'lost', 'cursors', 'changed', 'long', 'held', 'kept')
