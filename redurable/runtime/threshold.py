@@ -38,7 +38,7 @@ async def proven(attempt: Attempt) -> None:
         except StoreError as error:
             word = f"STORE_ERROR: {error}"
         attempt.conductor.check()
-        if word not in ("OK", "NEWS"):  # of news the next renewal tells
+        if word not in ("OK", "NEWS", "PAUSED"):  # of news the next renewal tells
             attempt.lost(word)
             attempt.conductor.check()
         lease.until = asked + lease.term

@@ -45,7 +45,7 @@ class Pending:
 
 
 def renewal(leases: list[Lease], worker: str) -> tuple[Any, ...]:
-    """Return the EVALSHA words that renew *leases* (of one partition) in one call; answers OK, NEWS or LOST each."""
+    """Return the EVALSHA words that renew *leases* (of one partition) in one call; each is answered as by `renew`."""
     keys: list[Any] = []
     args: list[Any] = []
     for lease in leases:
@@ -55,7 +55,7 @@ def renewal(leases: list[Lease], worker: str) -> tuple[Any, ...]:
 
 
 def renew(lease: Lease, worker: str) -> asyncio.Future[bytes]:
-    """Renew one *lease* on its store's own connection, behind all that was sent there; answers OK, NEWS or LOST."""
+    """Renew one *lease* on its store's own connection, behind all that was sent there; answers a word of the script."""
     keys, args = (lease.head, lease.stream), (lease.fence, lease.entry, worker, lease.base)
     return lease.store.mux.call(_renew, lease.partition, keys, args)
 

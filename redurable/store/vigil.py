@@ -74,7 +74,7 @@ class Vigil:
             raise StoreUnavailable("the server does not see that the worker lives")
 
     def renew(self, leases: list[Lease]) -> list[bytes]:
-        """Keep *leases* (of one partition); answers OK, NEWS or LOST for each."""
+        """Keep *leases* (of one partition); answers OK, NEWS, PAUSED or LOST for each."""
         words: list[bytes] = []
         try:
             for start in range(0, len(leases), _CHUNK):

@@ -99,6 +99,8 @@ class Renewer:
                     self._loop.call_soon_threadsafe(self._deny, attempt)
                 elif word == b"NEWS":  # the hint was lost, or is on its way
                     self._loop.call_soon_threadsafe(attempt.hint)
+                elif word == b"PAUSED":
+                    self._loop.call_soon_threadsafe(attempt.conductor.drain)
         emit("leases.renewed", worker=worker.id, count=len(worker.attempts))
 
     def _deny(self, attempt: Attempt) -> None:

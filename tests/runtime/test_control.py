@@ -93,6 +93,38 @@ async def test_a_paused_one_is_handed_back_after_its_step_and_goes_on_at_the_nex
     assert ran == ["a", "b"]
 
 
+async def test_a_pause_whose_message_is_lost_is_heard_of_with_the_next_renewal(w: World) -> None:
+    ran: list[str] = []
+    in_step, go_on = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def work(what: str) -> None:
+        ran.append(what)
+        in_step.set()
+        await go_on.wait()
+
+    async def main(payload: None) -> str:
+        await work("a")
+        await work("b")
+        return "done"
+
+    worker = await w.serve(main, lease=1)
+    intent = await w.send()
+    await in_step.wait()
+    assert worker._subscriber is not None
+    worker._subscriber.unsubscribe(w.store.keys[0].hints(worker.id))
+    assert await w.client.pause(intent) == "REQUESTED"
+    attempt = worker.attempts[intent]
+    async with asyncio.timeout(5):
+        while not attempt.conductor.draining:
+            await asyncio.sleep(0.004)
+    go_on.set()
+    await w.until(intent, Status.PAUSED)
+    assert ran == ["a"]
+    await w.client.resume(intent)
+    assert await w.result(intent) == "done"
+
+
 async def test_a_timer_of_a_paused_one_waits_for_its_resume(w: World) -> None:
     async def main(payload: None) -> str:
         await sleep(1.5)
