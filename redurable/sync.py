@@ -287,6 +287,14 @@ def gather(*thunks: Callable[[], Any]) -> list[Any]:
     scope = scope_of_thread("sync.gather()")
     results: list[Any] = [None] * len(thunks)
     errors: dict[int, BaseException] = {}
+    children: list[Scope | None] = [None] * len(thunks)
+    at_work = set[Scope | None]()
+
+    def depart(child: Scope) -> None:
+        at_work.discard(child)
+        if scope is not None and not at_work:
+            scope.waiting = False  # it goes on, however late its thread is told
+        child.attempt.conductor.departed(child)
 
     def branch(i: int, child: Scope | None) -> None:
         if child is not None:
@@ -298,20 +306,17 @@ def gather(*thunks: Callable[[], Any]) -> list[Any]:
             errors[i] = error  # raised by the caller's thread
         finally:
             if child is not None:
-                child.attempt.loop.call_soon_threadsafe(child.attempt.conductor.departed, child)
+                child.attempt.loop.call_soon_threadsafe(depart, child)
 
-    children: list[Scope | None] = [None] * len(thunks)
     if scope is not None:
         children = _branches(scope, thunks)
+        at_work.update(children)
+        scope.waiting = bool(at_work)  # joined threads are branches: this one is at rest
     threads = [threading.Thread(target=branch, args=(i, c), daemon=True) for i, c in enumerate(children)]
     for thread in threads:
         thread.start()
-    if scope is not None:
-        scope.waiting = True  # joined threads are branches: this one is at rest
     for thread in threads:
         thread.join()
-    if scope is not None:
-        scope.waiting = False
     if errors:
         raise errors[min(errors)]
     return results

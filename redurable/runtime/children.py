@@ -24,7 +24,6 @@ from redurable.errors import (
     Fenced,
     IntentFailed,
     NotFound,
-    RedurableError,
     SerialisationError,
     StoreError,
     UsageError,
@@ -235,7 +234,14 @@ async def _start(child: _Child, held: Call, seen: int) -> None:
     attempt = child.attempt
     conductor = attempt.conductor
     try:
-        await child.start(seen)
+        try:
+            await child.start(seen)
+        except (StoreError, CodecError):
+            raise
+        except Exception as error:  # it cannot be: its session is busy, say; that is its outcome
+            await tell(child.store, attempt.lease.id, child.id, Outcome(Status.FAILED, error=ErrorInfo.of(error)))
+            await child.cancel()
+            return
     except Fenced as fenced:
         attempt.lost(str(fenced))
         return
@@ -244,10 +250,6 @@ async def _start(child: _Child, held: Call, seen: int) -> None:
         return
     except CodecError as error:
         attempt.hold(error)
-        return
-    except RedurableError as error:  # it cannot be: its session is busy, say; that is its outcome
-        await tell(child.store, attempt.lease.id, child.id, Outcome(Status.FAILED, error=ErrorInfo.of(error)))
-        await child.cancel()
         return
     if held.state == ABANDONED or isinstance(conductor.signal, ContinuedAsNew):
         await child.cancel()

@@ -379,6 +379,9 @@ class Conductor:
         if self.cancellation.pending:
             self.cancellation.announce(self)
             return False
+        if self.draining:
+            self._unwind_when_idle()
+            return False
         due, held, started, now = list[Call](), list[Call](), False, now_ms()
         for call in self.cursor.startable():
             if call.future is None or call.future.done():
