@@ -200,8 +200,14 @@ def _disturbed(
     report.intent = client.send(app.QUEUE, payload)
     view.begin(report, phases)
     outcome = _later(lambda: client.wait_for(report.intent, options.timeout))
-    for line in _watch(ledger, crew, options, report, view, outcome):
-        view.step(line, crew.name(line))
+    # the step to be killed in does not end before the kill, however late that comes on a slow machine
+    hold = Path(f"{ledger.path}.hold-{options.kill_at}")
+    hold.touch()
+    try:
+        for line in _watch(ledger, crew, options, report, view, outcome, hold):
+            view.step(line, crew.name(line))
+    finally:
+        hold.unlink(missing_ok=True)
     report.runs = runs(ledger.lines)
     try:
         report.result = outcome.result()
@@ -228,10 +234,16 @@ def _later(function: Callable[[], Any]) -> concurrent.futures.Future[Any]:
 
 
 def _watch(
-    ledger: Ledger, crew: Crew, options: Options, report: Report, view: View, outcome: concurrent.futures.Future[Any]
+    ledger: Ledger,
+    crew: Crew,
+    options: Options,
+    report: Report,
+    view: View,
+    outcome: concurrent.futures.Future[Any],
+    hold: Path,
 ) -> Iterator[Line]:
-    """Yield the ledger's lines as they come; kill once, and note who carries on."""
-    # between the beginning of the step and its end, which comes `pace` later at the earliest
+    """Yield the ledger's lines as they come; kill once, then remove *hold*, and note who carries on."""
+    # between the beginning of the step and its end, which would come `pace` later at the earliest
     delay = int(random.Random(report.seed).uniform(0.05, 0.75) * options.pace * 1e9)
     victim: Line | None = None
     killed = 0
@@ -251,6 +263,7 @@ def _watch(
             return
         if victim is not None and not killed and time.monotonic_ns() >= victim.at + delay:
             killed = crew.kill(victim)
+            hold.unlink()
             after = round((killed - victim.at) / 1e6, 1)
             report.kill = {"pid": victim.pid, "worker": crew.name(victim), "after_ms": after}
             view.killed(victim.step, crew.name(victim), victim.pid, after)

@@ -49,8 +49,8 @@ def test_a_worker_dies_in_step_47_and_another_carries_on_there(tmp_path: Path) -
     assert report["result"] == report["reference_result"]
     assert report["kill"]["pid"] != report["took_over"]["pid"]
     assert {report["kill"]["worker"], report["took_over"]["worker"]} == {"worker 1", "worker 2"}
-    # 250 ms on a machine of one's own; here other tests may run beside it
-    assert report["recovery_ms"] < 1000
+    # 250 ms on a machine of one's own; here other tests run beside it. By its lease it would be taken after 10 s
+    assert report["recovery_ms"] < 8000
 
     # the report is the ledger's: read again, by nobody's words but those that the bodies wrote
     lines = [json.loads(line) for line in (tmp_path / "kept" / "disturbed.ledger").read_text().splitlines()]
@@ -96,6 +96,8 @@ def test_a_worker_of_another_directory_takes_over_across_tcp(tmp_path: Path) -> 
     elsewhere.mkdir()
     ledger, database = Ledger(tmp_path / "ledger"), tmp_path / "airports.sqlite"
     payload = {"database": str(database), "ledger": str(ledger.path), "pace": 0.05}
+    hold = Path(f"{ledger.path}.hold-47")
+    hold.touch()  # the kill is in time, however late it comes
     with PrivateServer(port=0) as server, Client(server.unix_url) as client, contextlib.ExitStack() as stack:
         assert server.url.startswith("redis://127.0.0.1:")
         first = stack.enter_context(_worker(tmp_path / "log-1", "--url", server.unix_url, cwd=APP))
@@ -109,6 +111,7 @@ def test_a_worker_of_another_directory_takes_over_across_tcp(tmp_path: Path) -> 
         os.kill(first.pid, signal.SIGSTOP)
         os.kill(lost.pid, signal.SIGKILL)
         first.kill()
+        hold.unlink()
         _until(lambda: _alive(client) == 1, "the second worker did not start", tmp_path / "log-2")
         summary = client.wait_for(intent, 60.0)
         list(ledger.news())
@@ -138,7 +141,7 @@ def _alive(client: Client) -> int:
 
 
 def _until(condition: Callable[[], bool], otherwise: str, log: Path | None = None) -> None:
-    end = time.monotonic() + 40.0
+    end = time.monotonic() + 90.0
     while not condition():
         assert time.monotonic() < end, f"{otherwise}\n{log.read_text() if log else ''}"
         time.sleep(0.01)

@@ -345,6 +345,8 @@ def body(job: Job, number: int, name: str) -> Iterator[tuple[sqlite3.Connection,
     Frame a step's body: its lines in the ledger, the database, and its pace.
 
     The second value waits until the given part of the declared time is over: `pace(0.5)` returns after half of it.
+    A step does not end while there is a file named like the ledger, with `.hold-` and its number: who means to kill a
+    worker in it is in time however slow the machine is.
     """
     begun = time.monotonic()
     ledger = Ledger(job.ledger) if job.ledger else None
@@ -358,4 +360,6 @@ def body(job: Job, number: int, name: str) -> Iterator[tuple[sqlite3.Connection,
         yield database, pace
     pace(1.0)
     if ledger is not None:
+        while os.path.exists(f"{job.ledger}.hold-{number}"):
+            time.sleep(0.005)
         ledger.note(number, name, "end")
