@@ -81,7 +81,7 @@ async def drill(plan: Drill) -> dict[str, Any]:
         async with Fleet(server) as fleet:
             parent = fleet.supervise(2, "--concurrency", str(plan.concurrency))
             await fleet.start(2, concurrency=plan.concurrency)
-            await until(lambda: len(fleet.events("worker.started")) >= 4, 20)
+            await fleet.started(4)
             dice = random.Random(plan.seed + 1)
             payloads = [{"n": plan.steps, "pause": dice.uniform(0, plan.pause)} for _ in range(plan.intents)]
             working = time.monotonic()

@@ -64,7 +64,7 @@ async def limit_drill(plan: Drill) -> dict[str, Any]:
             for intent in again:
                 await fleet.line(intent, "in:handler:k0", within=20)
             fleet.open("last")
-            await asyncio.gather(*(fleet.client.wait_for(i, 20) for i in again))
+            await asyncio.gather(*(fleet.client.wait_for(i, 40) for i in again))
             assert _inside(fleet)["most handlers of a key"] == _MOST["handler"], "so many could be, and were"
             await fleet.reap()
             assert await check_all(store) == {"COMPLETED": plan.intents + len(again)}
@@ -110,7 +110,7 @@ async def rate_drill(plan: Drill) -> dict[str, Any]:
 async def _begin(fleet: Fleet, plan: Drill) -> None:
     fleet.supervise(2, "--concurrency", str(plan.concurrency))
     await fleet.start(2, concurrency=plan.concurrency)
-    await until(lambda: len(fleet.events("worker.started")) >= 4, 20)
+    await fleet.started(4)
 
 
 def _mark(fleet: Fleet, pid: int) -> None:

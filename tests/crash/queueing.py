@@ -16,7 +16,7 @@ from typing import Any
 from redurable.store.server import PrivateServer
 from tests.crash.killing import Drill, strike
 from tests.support.chain import chained
-from tests.support.fleet import Fleet, until
+from tests.support.fleet import Fleet
 from tests.support.invariants import check_all
 
 __all__ = ["session_drill"]
@@ -35,7 +35,7 @@ async def session_drill(plan: Drill) -> dict[str, Any]:
         async with Fleet(server) as fleet:
             fleet.supervise(2, "--concurrency", str(plan.concurrency))
             await fleet.start(2, concurrency=plan.concurrency)
-            await until(lambda: len(fleet.events("worker.started")) >= 4, 20)
+            await fleet.started(4)
             working = time.monotonic()
             sessions = [f"s{i}" for i in range(plan.intents)]
             sent = await asyncio.gather(*(_send(fleet, plan, key, dice) for key in sessions))

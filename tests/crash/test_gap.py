@@ -26,7 +26,7 @@ async def test_a_cut_tail_is_noticed_and_the_intent_is_replayed_to_its_end(fleet
     assert len(whole) == 5
     await _cut_tail(fleet, intent, 3)
     fleet.open("on")
-    assert await fleet.client.wait_for(intent, 10) == [0, 1, 2, 3, 4, 99, 100, 101]
+    assert await fleet.client.wait_for(intent, 40) == [0, 1, 2, 3, 4, 99, 100, 101]
     fenced = await fleet.event("attempt.fenced", intent=intent)
     assert fenced["word"] == "REGRESSED"
     entries = [entry for _, entry in await fleet.client.history(intent)]
@@ -56,7 +56,7 @@ async def test_a_server_that_comes_back_without_the_tail_is_noticed_before_the_n
     again = await fleet.line(intent, "gated99", count=2)
     assert again.epoch > first.epoch
     fleet.open("never")
-    assert await fleet.client.wait_for(intent, 10) == [0, 1, 2, 3, 4, 99]
+    assert await fleet.client.wait_for(intent, 40) == [0, 1, 2, 3, 4, 99]
     assert (await fleet.client.get(intent)).losses == 0
     await fleet.reap()
     assert await check_all(await fleet.store()) == {"COMPLETED": 1}

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_no_more_than_five_of_a_key_are_inside_through_kills_and_none_is_leaked() -> None:
-    plan = Drill(intents=80, steps=3, kills=3, pace=0.1, pause=0.25, concurrency=20, seed=5, within=120)
+    plan = Drill(intents=80, steps=3, kills=3, pace=0.1, pause=0.5, concurrency=20, seed=5, within=120)
     figures = await limit_drill(plan)
     print(json.dumps(figures))
     assert figures["kills"] == 3

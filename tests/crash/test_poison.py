@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_one_poison_among_99_slow_innocents_fails_alone(fleet: Fleet) -> None:
     fleet.supervise(3, "--concurrency", "40")
-    await fleet.event("worker.started", 20)
+    await fleet.event("worker.started", 60)
     payloads = [{"pause": 0.5, "poison": n == 30} for n in range(100)]
     began = time.monotonic()
     intents = await fleet.client.send_many("mixed", payloads)

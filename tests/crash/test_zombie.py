@@ -28,8 +28,8 @@ async def test_a_thawed_zombie_is_refused_record_and_settle_and_its_handlers_are
     assert (held.pid, taken.pid) == (zombie.pid, other.pid)
     assert taken.epoch > held.epoch
     fleet.open("on")  # all may go on now: what the zombie has to say is late
-    assert await fleet.client.wait_for(recording, 10) == [0, 1, 99, 100, 101, 102]
-    assert await fleet.client.wait_for(settling, 10) == 2, "the result of the second attempt"
+    assert await fleet.client.wait_for(recording, 40) == [0, 1, 99, 100, 101, 102]
+    assert await fleet.client.wait_for(settling, 40) == 2, "the result of the second attempt"
     before = [await fleet.client.history(i) for i in (recording, settling)]
     zombie.thaw()
     for intent in (recording, settling):
@@ -37,14 +37,14 @@ async def test_a_thawed_zombie_is_refused_record_and_settle_and_its_handlers_are
         assert fenced["word"] in ("FENCED", "LOST")
         await fleet.event("attempt.ended", pid=zombie.pid, intent=intent, ended="lost")
     assert [await fleet.client.history(i) for i in (recording, settling)] == before, "nothing was written"
-    assert await fleet.client.wait_for(settling, 10) == 2
+    assert await fleet.client.wait_for(settling, 40) == 2
     late = [line for line in fleet.ledger(recording) if line.pid == zombie.pid]
     assert [line.step for line in late] == ["work0", "work1", "gated99"], "the zombie's handler went no further"
     assert {(await fleet.client.get(i)).attempt for i in (recording, settling)} == {2}
     # it is a good worker again
     other.terminate()
     await other.ended()
-    assert await fleet.client.call("steps", {"n": 3}, timeout=10) == 120
+    assert await fleet.client.call("steps", {"n": 3}, timeout=40) == 120
     assert not fleet.events("worker.stalled")
     await fleet.reap()
     assert await check_all(await fleet.store()) == {"COMPLETED": 3}
@@ -53,7 +53,7 @@ async def test_a_thawed_zombie_is_refused_record_and_settle_and_its_handlers_are
 @pytest.mark.parametrize("most", [3, 2])
 async def test_what_comes_to_a_frozen_process_that_waits_for_work_is_done_by_another(fleet: Fleet, most: int) -> None:
     (zombie,) = await fleet.start(1, lease=LEASE, target="tests.crash.app:steps")
-    assert await fleet.client.call("steps", {"n": 1}, timeout=10) == 40
+    assert await fleet.client.call("steps", {"n": 1}, timeout=40) == 40
     store = await fleet.store()
 
     async def waits() -> bool:
@@ -67,7 +67,7 @@ async def test_what_comes_to_a_frozen_process_that_waits_for_work_is_done_by_ano
     at_work = [(await fleet.client.get(i)).attempt for i in ids]
     assert at_work == ([1, 0, 0] if most > 2 else [0, 0, 0])
     await fleet.start(1, lease=LEASE, target="tests.crash.app:steps")
-    assert [await fleet.client.wait_for(i, 20) for i in ids] == [80, 80, 80]
+    assert [await fleet.client.wait_for(i, 40) for i in ids] == [80, 80, 80]
     zombie.thaw()
     if most > 2:
         await fleet.event("attempt.ended", pid=zombie.pid, intent=ids[0], ended="lost")

@@ -23,7 +23,7 @@ class Form:
 
 async def asked(w: World, intent: str) -> Any:
     """Return the open approval of the intent, waiting for it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             for found in await w.client.approvals():
                 if found.intent == intent:
@@ -101,7 +101,7 @@ async def test_reminders_and_the_escalation_happen_once_each_whatever_restarts(w
 
     await w.serve(main)
     intent = await w.send()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while "escalate" not in seen:
             await w.lose(intent)
             await asyncio.sleep(0.05)
@@ -123,7 +123,7 @@ async def test_a_canceled_intent_asks_nobody_any_more(w: World) -> None:
     await asked(w, intent)
     await w.client.cancel(intent)
     assert (await w.failure(intent)).status == "CANCELED"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await w.store.mux.command("EXISTS", w.store.keys[0].asked):
             await asyncio.sleep(0.01)
 

@@ -47,7 +47,7 @@ async def test_a_plain_handler_runs_steps_and_replays_like_an_async_one(w: World
 
 async def test_branches_of_a_plain_handler_run_at_once_and_replay(w: World) -> None:
     ran: list[str] = []
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=30)
 
     @step
     def work(what: str) -> str:

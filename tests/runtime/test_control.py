@@ -41,7 +41,7 @@ async def test_a_killed_handler_is_unwound_at_once_and_undoes_nothing(w: World) 
     assert await w.client.kill(intent) == "CANCELED"
     failure = await w.failure(intent)
     assert (failure.status, failure.error.code if failure.error else "") == ("CANCELED", "KILLED")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await out.wait()
         while not worker.idle():
             await asyncio.sleep(0.004)
@@ -85,7 +85,7 @@ async def test_a_paused_one_is_handed_back_after_its_step_and_goes_on_at_the_nex
     go_on.set()
     info = await w.until(intent, Status.PAUSED)
     assert (info.losses, ran, len(await w.entries(intent, StepDone))) == (0, ["a"], 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not worker.idle():
             await asyncio.sleep(0.004)
     await w.client.resume(intent)
@@ -165,7 +165,7 @@ async def test_a_cancel_of_a_paused_one_is_met_at_its_resume(w: World) -> None:
 async def _pausing(w: World, *, closed: bool) -> None:
     before = len(w.seen("queues.turned"))
     await (w.client.pause_queue(QUEUE) if closed else w.client.resume_queue(QUEUE))
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         while len(w.seen("queues.turned")) == before:
             await asyncio.sleep(0.004)
 
@@ -227,7 +227,7 @@ async def test_a_worker_that_starts_later_knows_of_it_and_serves_its_other_queue
     assert await w.client.call("other", 1, timeout=10) == 2
     assert (await w.get(held)).status is Status.SUBMITTED
     await w.client.pause_queue("other")
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         while len(w.seen("queues.turned")) < 2:
             await asyncio.sleep(0.004)
     await _pausing(w, closed=False)
@@ -241,6 +241,6 @@ async def test_a_worker_that_heard_nothing_learns_of_it_when_it_is_connected_aga
     worker = await w.serve(main)
     await w.store.mux.command("SADD", w.store.keys[0].paused, QUEUE)  # as if its message was lost
     worker._on_subscribed(True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while worker.gates.closed != {QUEUE}:
             await asyncio.sleep(0.004)

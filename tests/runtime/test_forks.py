@@ -281,7 +281,7 @@ async def test_a_promise_with_a_time_limit_is_asked_for_anew(w: World, book: Boo
 
 async def two_called(w: World, intent: str) -> None:
     """Return once both children have been called."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while len(await w.entries(intent, Called)) < 2:
             await asyncio.sleep(0.005)
 
@@ -399,11 +399,11 @@ async def test_sealed_values_stay_sealed_and_are_opened(w: World) -> None:
     await w.serve(main, vault=Vault([codec]))
     async with Client(w.url, namespace=w.namespace, codec=codec) as client:
         source = await client.send("q", "Secret")
-        assert await client.wait_for(source, 15) == ["Secret", "SECRET", "secret"]
+        assert await client.wait_for(source, 30) == ["Secret", "SECRET", "secret"]
         forked = await w.client.fork(source, "second")  # by one who has no codec
-        assert await client.wait_for(forked, 15) == ["Secret", "SECRET", "secret"]
+        assert await client.wait_for(forked, 30) == ["Secret", "SECRET", "secret"]
         other = await client.fork(source, "second", payload="Other")
-        assert await client.wait_for(other, 15) == ["Other", "SECRET", "secret"]
+        assert await client.wait_for(other, 30) == ["Other", "SECRET", "secret"]
         kept = [await w.store.mux.command("LRANGE", w.store.keys_of(i).journal(i), 0, 0) for i in (source, forked)]
         assert kept[0] == kept[1]
         envelopes = [await w.store.mux.command("GET", w.store.keys_of(i).envelope(i)) for i in (source, forked, other)]

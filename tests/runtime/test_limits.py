@@ -43,21 +43,21 @@ class Room:
 
     async def full(self, number: int, key: Any = None) -> None:
         """Return once *number* are inside."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.inside[key] < number:
                 await asyncio.sleep(0.002)
 
 
 async def waiting(w: World, number: int, limit: str | None = None) -> None:
     """Return once *number* wait in the lines of all limits, or of one."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while sum(i.waiting for i in await limits(w.store) if limit in (None, i.name)) != number:
             await asyncio.sleep(0.004)
 
 
 async def free(w: World) -> None:
     """Return once nobody has a place or waits for one."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(i.used or i.waiting for i in await limits(w.store)):
             await asyncio.sleep(0.004)
 

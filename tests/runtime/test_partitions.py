@@ -87,7 +87,7 @@ async def test_a_claim_behind_a_read_gives_back_what_has_no_place(w: World) -> N
     crowd.most = 0
     crowd.gate.clear()
     ids = [await send_to(w, partition) for partition in range(PARTITIONS)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not crowd.now:
             await asyncio.sleep(0.002)
     await asyncio.sleep(0.1)

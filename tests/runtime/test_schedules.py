@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 async def fired(w: World, name: str, count: int = 1) -> ScheduleInfo:
     """Return the schedule once it has fired so often, and its last intent has ended."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while (await w.client.schedules.get(name)).fired < count:
             await asyncio.sleep(0.01)
     await w.client.schedules.pause(name)
@@ -107,7 +107,7 @@ async def test_the_current_version_alone_declares(w: World) -> None:
     await w.serve_specs(served("0 0 1 1 *"), version="v1")
     assert await cron() == "0 0 2 1 *", "a worker of the old version came back"
     await w.client.deployments.promote(QUEUE, "v1")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await cron() != "0 0 1 1 *":
             await asyncio.sleep(0.01)
 
@@ -136,7 +136,7 @@ async def test_a_payload_is_sealed_in_the_schedule_and_opened_by_the_handler(w: 
         assert b"tip-top-secret" not in b"".join(stored)
         await fired(w, "secret")
         (intent, *_) = await intents_of(w, "secret")
-        assert await client.wait_for(intent.id, 15) == "tip-top-secret"
+        assert await client.wait_for(intent.id, 30) == "tip-top-secret"
 
 
 async def test_skipped_while_the_one_before_runs_and_queued_one_at_a_time(w: World) -> None:
@@ -154,7 +154,7 @@ async def test_skipped_while_the_one_before_runs_and_queued_one_at_a_time(w: Wor
         gate.clear()
         most = 0
         await w.client.schedules.put(rule, to=QUEUE, every=0.2, overlap=rule)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while (info := await w.client.schedules.get(rule)).fired + info.skipped < 4:
                 await asyncio.sleep(0.01)
         await w.client.schedules.pause(rule)

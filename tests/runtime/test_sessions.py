@@ -62,7 +62,7 @@ class Turns:
             self.ended.append(payload)
 
     async def begun(self, payload: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while payload not in self.began:
                 await asyncio.sleep(0.002)
 
@@ -118,7 +118,7 @@ class TestOrder:
         await w.send("held", key="a")
         late = await w.send("late", key="a", delay=0.05)
         await w.send("early", key="a")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await w.get(late)).start is not None:
                 await asyncio.sleep(0.005)
         last = await w.send("last", key="a")
@@ -408,7 +408,7 @@ class TestState:
 
         await w.serve(handle, state_retention=0.2)
         await w.call(key="a")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await held_state(w):
                 await asyncio.sleep(0.02)
 

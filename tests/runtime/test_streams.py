@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def told(w: World, intent: str, name: str | None = None) -> list[tuple[str, str, int, Any]]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         return [(e.kind, e.step, e.offset, e.value) async for e in w.client.stream(intent, name)]
 
 
@@ -42,7 +42,7 @@ def items(name: str, values: list[Any], start: int = 0) -> list[tuple[str, str, 
 async def until_seen(w: World, intent: str, count: int) -> None:
     """Return once watchers can see so many events."""
     seen = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async for _ in w.client.stream(intent):
             seen += 1
             if seen >= count:
@@ -101,7 +101,7 @@ class TestOneThatBeginsAnew:
         await w.serve(h)
         intent = await w.send()
         found = []
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             async for event in w.client.stream(intent, "slow"):
                 found.append((event.kind, event.value))
                 go.set()

@@ -63,7 +63,7 @@ async def test_a_busy_worker_gives_way_for_a_while_only(w: World, monkeypatch: p
 async def _lost_twice(w: World, intent: str, tries: list[asyncio.Event]) -> None:
     """Lose the first two attempts of *intent*, each once it has begun."""
     for begun, word in zip(tries, ("OK", "SUSPECT"), strict=True):
-        await asyncio.wait_for(begun.wait(), 5)
+        await asyncio.wait_for(begun.wait(), 30)
         await asyncio.sleep(0.2)  # who took it waits for entries again
         assert await w.lose(intent, counted=True) == word
 
@@ -74,7 +74,7 @@ async def test_a_worker_that_holds_nothing_leaves_its_read_for_a_suspect(
     w: World, monkeypatch: pytest.MonkeyPatch, forbidden: bool
 ) -> None:
     """Two workers stand still with attempts that they have lost; the third waits for entries of the common lanes."""
-    monkeypatch.setattr(consume, "_BLOCK_MS", 1000 if forbidden else 9000)
+    monkeypatch.setattr(consume, "_BLOCK_MS", 1000 if forbidden else 90_000)
     tries, go_on = [asyncio.Event(), asyncio.Event()], asyncio.Event()
 
     async def main() -> str:
@@ -92,7 +92,7 @@ async def test_a_worker_that_holds_nothing_leaves_its_read_for_a_suspect(
             await worker.store.mux.command("AUTH", w.namespace, "p")
     intent = await w.send()
     await _lost_twice(w, intent, tries)
-    assert await w.client.wait_for(intent, 5) == "attempt 3"
+    assert await w.client.wait_for(intent, 60) == "attempt 3"
     go_on.set()
 
 
@@ -100,7 +100,7 @@ async def test_a_worker_that_holds_nothing_leaves_its_read_for_a_suspect(
 async def test_a_worker_whose_last_intent_ends_leaves_its_read_for_a_suspect(
     w: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consume, "_BLOCK_MS", 9000)
+    monkeypatch.setattr(consume, "_BLOCK_MS", 90_000)
     tries, go_on = [asyncio.Event(), asyncio.Event()], asyncio.Event()
 
     async def main() -> str:
@@ -115,4 +115,4 @@ async def test_a_worker_whose_last_intent_ends_leaves_its_read_for_a_suspect(
     await asyncio.sleep(0.3)  # the message of the suspect came while both were still held
     assert (await w.get(intent)).status is Status.SUBMITTED
     go_on.set()
-    assert await w.client.wait_for(intent, 5) == "attempt 3"
+    assert await w.client.wait_for(intent, 60) == "attempt 3"

@@ -210,7 +210,7 @@ async def test_what_a_turn_left_open_is_cancelled_by_the_end_if_no_other_turn_be
     await w.serve(parent)
     intent = await w.send()
     await begun.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (found := await w.client.list(queue="child", status="WAITING")):
             await asyncio.sleep(0.01)
     await w.client.pause_queue("q")  # so that the next turn does not begin

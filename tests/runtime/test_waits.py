@@ -24,7 +24,7 @@ class Form:
 
 async def waits(w: World, intent: str, count: int) -> list[Wait]:
     """Return the waits of the intent, once it is put down and they are *count*."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while True:
             info = await w.get(intent)
             if info.status is Status.WAITING and len(info.waits) == count:

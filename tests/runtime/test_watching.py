@@ -56,7 +56,7 @@ def gate(name: str) -> asyncio.Event:
 
 
 async def observed(client: Client, intent: str, since: int | str = 0) -> list[tuple[str, Entry | Event]]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         return [pair async for pair in client.observe(intent, since)]
 
 
@@ -65,14 +65,14 @@ def events(found: list[tuple[str, Entry | Event]]) -> list[tuple[str, str, int, 
 
 
 async def until_progress(w: World, intent: str, expected: Progress) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await w.get(intent)).progress != expected:
             await asyncio.sleep(0.01)
 
 
 async def until_told(w: World, intent: str, number: int) -> None:
     """Return once so many events are in the store."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         marks = told_keys(w.store.keys_of(intent), intent)[1]
         while int(await w.store.mux.command("HGET", marks, "seq") or 0) < number:
             await asyncio.sleep(0.005)
@@ -264,7 +264,7 @@ async def test_the_progress_of_grandchildren_reaches_who_watches_the_root(w: Wor
     await w.serve_specs(spec_of(middle))
     await w.serve(h)
     intent = await w.send()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         async for _, what in w.client.observe(intent):
             if isinstance(what, Event) and what.kind == "progress":
                 assert what.value == Progress(0.25, 1, own=False)
@@ -445,7 +445,7 @@ class TestStream:
 
         await w.serve(h)
         intent = await w.send()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             every = [e async for e in w.client.stream(intent)]
             first = [e async for e in w.client.stream(intent, "count")]
             second = [e async for e in w.client.stream(intent, "count#2")]
@@ -467,7 +467,7 @@ class TestStream:
         await w.serve(h)
         intent = await w.send()
         found = []
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             async for event in w.client.stream(intent):
                 found.append(event.value)
                 gate("on").set()
@@ -598,7 +598,7 @@ async def test_a_codec_seals_events_and_notes(w: World) -> None:
     await w.serve(h, vault=Vault([codec]))
     async with Client(w.url, namespace=w.namespace, codec=codec) as client:
         intent = await client.send("q")
-        await client.wait_for(intent, 15)
+        await client.wait_for(intent, 30)
         found = await observed(client, intent)
         assert events(found) == [
             ("event", "", 0, "a secret"), ("item", "spell#1", 0, "a secret word"), ("end", "spell#1", 1, None),

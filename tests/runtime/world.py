@@ -96,7 +96,7 @@ class World:
     async def stop(self, worker: Worker) -> None:
         """Drain *worker* and return when it is gone."""
         worker.stop()
-        await asyncio.wait_for(self._workers.pop(worker), 20)
+        await asyncio.wait_for(self._workers.pop(worker), 60)
 
     async def lose(self, intent: str, *, counted: bool = False) -> str:
         """Take the intent from whoever holds it."""
@@ -134,7 +134,7 @@ class World:
         """Return what is known of the intent."""
         return await self.client.get(intent)
 
-    async def until(self, intent: str, status: Status, seconds: float = 10.0) -> IntentInfo:
+    async def until(self, intent: str, status: Status, seconds: float = 30.0) -> IntentInfo:
         """Return once the intent has *status*."""
         async with asyncio.timeout(seconds):
             while (info := await self.get(intent)).status is not status:
@@ -162,7 +162,7 @@ class World:
 
     async def event(self, name: str) -> dict[str, Any]:
         """Return the fields of the first event *name*, waiting for it."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (found := self.seen(name)):
                 await asyncio.sleep(0.004)
         return found[0]

@@ -42,10 +42,10 @@ async def opened(url: str, namespace: str = "t", **options: Any) -> AsyncIterato
     """Give a started store; a failure to start leaves nothing open."""
     store = Store(parse_url(url), namespace, **options)
     try:
-        await asyncio.wait_for(store.start(), 10)
+        await asyncio.wait_for(store.start(), 30)
         yield store
     finally:
-        await asyncio.wait_for(store.close(), 5)
+        await asyncio.wait_for(store.close(), 30)
 
 
 async def refusal(url: str, **options: Any) -> RedurableError:
@@ -165,7 +165,7 @@ class TestTLS:
             assert await works(store)
             big = b"x" * 3_000_000  # many records, many reads
             await store.mux.command("SET", "big", big)
-            assert await asyncio.wait_for(store.mux.command("GET", "big"), 10) == big
+            assert await asyncio.wait_for(store.mux.command("GET", "big"), 30) == big
         with Topology(parse_url(url)).blocking_client(2.0) as client:
             assert client.ping() is True
 
@@ -176,7 +176,7 @@ class TestTLS:
         ):
             for _ in range(3):
                 proxy.cut()
-                assert await asyncio.wait_for(works(store), 10)
+                assert await asyncio.wait_for(works(store), 30)
             assert store.mux.connects >= 3
 
     async def test_an_unknown_certificate_is_refused(self, sealed: int) -> None:
@@ -300,7 +300,7 @@ class TestNamespaces:
 
     async def test_many_makers_at_once_agree(self, real: PrivateServer, space: str) -> None:
         stores = [Store(parse_url(real.url), space, partitions=n) for n in (1, 2, 3, 4)]
-        await asyncio.wait_for(asyncio.gather(*(store.start() for store in stores)), 10)
+        await asyncio.wait_for(asyncio.gather(*(store.start() for store in stores)), 30)
         assert len({len(store.keys) for store in stores}) == 1
         for store in stores:
             await store.close()

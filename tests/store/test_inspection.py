@@ -322,7 +322,7 @@ class TestWorkers:
         await world.bring("IN_PROGRESS")  # leaves the number of w1's last claim beside it
         with plain(real) as client, client.pubsub() as hearing:
             hearing.subscribe(world.keys.liveness("w1"))
-            hearing.get_message(timeout=1)
+            hearing.get_message(timeout=10)
             one, two = await inspection.workers(world.store)
             (mail,) = await depths.queues(world.store)
         assert (one.id, one.alive, two.id, two.alive) == ("w1", True, "w2", False)

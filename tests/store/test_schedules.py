@@ -432,8 +432,8 @@ class TestChanges:
     ) -> None:
         with plain(real) as other, other.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe(world.keys.timers)
-            hearing.get_message(timeout=1)
+            hearing.get_message(timeout=10)
             await put(client)
-            heard = hearing.get_message(timeout=1)
+            heard = hearing.get_message(timeout=10)
         assert heard is not None
         assert heard["data"] == str(FIRST).encode()

@@ -66,11 +66,11 @@ async def test_a_new_stream_is_found_by_those_who_look_for_streams(world: World)
 async def test_a_new_earliest_timer_is_told_and_a_later_one_is_not(world: World, real: PrivateServer) -> None:
     with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
         hearing.subscribe(world.keys.timers)
-        hearing.get_message(timeout=1)
+        hearing.get_message(timeout=10)
         for start in ("+5000", "+6000", "+4000"):
             world.id = new_id(0)
             await world.call("schedule", start=start)
-        heard = [hearing.get_message(timeout=1) for _ in range(2)]
+        heard = [hearing.get_message(timeout=10) for _ in range(2)]
         assert [m["data"] for m in heard if m] == [b"%d" % (NOW_MS + 5000), b"%d" % (NOW_MS + 4000)]
         assert hearing.get_message(timeout=0.05) is None
 
@@ -121,9 +121,9 @@ class TestCancel:
         await world.bring("IN_PROGRESS")
         with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe(world.keys.hints("w1"))
-            hearing.get_message(timeout=1)
+            hearing.get_message(timeout=10)
             await world.store.cancel(world.id)
-            heard = hearing.get_message(timeout=1)
+            heard = hearing.get_message(timeout=10)
         assert heard is not None
         assert heard["data"] == world.id.encode()
 
@@ -293,8 +293,8 @@ class TestWatch:
         await world.store.watch(world.id)
         with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe(world.keys.news(world.id))
-            hearing.get_message(timeout=1)
+            hearing.get_message(timeout=10)
             await world.call(verb)
-            heard = hearing.get_message(timeout=1)
+            heard = hearing.get_message(timeout=10)
         assert heard is not None
         assert heard["data"] == world.id.encode() + (b"" if verb == "settle" else b"+")

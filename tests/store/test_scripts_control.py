@@ -51,9 +51,9 @@ class TestKill:
         await world.bring("IN_PROGRESS")
         with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe(world.keys.hints("w1"))
-            hearing.get_message(timeout=1)
+            hearing.get_message(timeout=10)
             await control.kill(world.store, world.id)
-            heard = hearing.get_message(timeout=1)
+            heard = hearing.get_message(timeout=10)
         assert heard is not None
         assert heard["data"] == b"!" + world.id.encode()
 
@@ -152,9 +152,9 @@ class TestPause:
         await world.bring("IN_PROGRESS")
         with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe(world.keys.hints("w1"))
-            hearing.get_message(timeout=1)
+            hearing.get_message(timeout=10)
             assert await control.pause(world.store, world.id) == "REQUESTED"
-            heard = hearing.get_message(timeout=1)
+            heard = hearing.get_message(timeout=10)
         assert heard is not None
         assert heard["data"] == b"|" + world.id.encode()
 
@@ -262,11 +262,11 @@ class TestGate:
     async def test_workers_are_told_and_it_is_kept(self, world: World, real: PrivateServer) -> None:
         with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe(world.keys.timers)
-            hearing.get_message(timeout=1)
+            hearing.get_message(timeout=10)
             for closed, there in ((True, [b"mail"]), (True, [b"mail"]), (False, []), (False, [])):
                 await control.gate(world.store, QUEUE, closed)
                 assert await world.mux.command("SMEMBERS", world.keys.paused) == there
-                heard = hearing.get_message(timeout=1)
+                heard = hearing.get_message(timeout=10)
                 assert heard is not None
                 assert heard["data"] == b"queues"
 

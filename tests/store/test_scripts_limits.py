@@ -309,7 +309,7 @@ class TestReview:
         assert [await take(a, one), await take(b, one)] == ["OK", 1]
         with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as alive:
             alive.subscribe(world.keys.liveness(WORKER))
-            alive.get_message(timeout=1)
+            alive.get_message(timeout=10)
             assert await control.kill(world.store, a.id) == "CANCELED"
             world.advance(LOOK_MS + 1)
             assert await review(world.store, world.keys, "one") == "REVIEWED"

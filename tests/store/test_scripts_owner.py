@@ -299,10 +299,10 @@ class TestSettle:
         with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe("t:r:c9", world.keys.news(world.id))
             for _ in range(2):
-                hearing.get_message(timeout=1)
+                hearing.get_message(timeout=10)
             assert await world.call("settle", status="FAILED", view_key=world.keys.failed,
                                     result=b"\x00" * size) == "OK"  # fmt: skip
-            heard = {m["channel"]: m["data"] for m in (hearing.get_message(timeout=1) for _ in range(2))}
+            heard = {m["channel"]: m["data"] for m in (hearing.get_message(timeout=10) for _ in range(2))}
         news = world.id.encode() + (b"\x00" * size if size <= 16384 else b"?")
         assert heard == {b"t:r:c9": news, world.keys.news(world.id).encode(): news}
         await world.mux.command("HDEL", world.keys.head(world.id), "outcome")
@@ -312,7 +312,7 @@ class TestSettle:
         await world.bring("IN_PROGRESS", reply="")
         with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.psubscribe("t:r:*")
-            hearing.get_message(timeout=1)
+            hearing.get_message(timeout=10)
             await world.call("settle")
             assert hearing.get_message(timeout=0.05) is None
 

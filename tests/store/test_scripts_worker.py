@@ -289,7 +289,7 @@ class TestRecover:
         before = await world.dump()
         with plain(real) as client, client.pubsub() as hearing:
             hearing.subscribe("t:l:w1")
-            hearing.get_message(timeout=1)
+            hearing.get_message(timeout=10)
             assert await world.call("recover", liveness="t:l:w1") == "ALIVE"
         assert await world.dump() == before
 
@@ -413,9 +413,9 @@ class TestRecover:
         await world.bring("IN_PROGRESS", max_losses=2)
         with plain(real) as client, client.pubsub(ignore_subscribe_messages=True) as hearing:
             hearing.subscribe(world.keys.timers)
-            hearing.get_message(timeout=1)
+            hearing.get_message(timeout=10)
             assert await world.call("recover") == "SUSPECT"
-            heard = hearing.get_message(timeout=1)
+            heard = hearing.get_message(timeout=10)
         assert heard is not None
         assert heard["data"] == b"solo"
 

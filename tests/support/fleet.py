@@ -206,6 +206,13 @@ class Fleet:
         except AssertionError:
             raise AssertionError(f"a worker did not start:\n{self.log()[-4000:]}") from None
 
+    async def started(self, count: int) -> None:
+        """Return once so many have said, in all, that they started."""
+        try:
+            await until(lambda: len(self.events("worker.started")) >= count, 60)
+        except AssertionError:
+            raise AssertionError(f"not {count} workers started:\n{self.log()[-4000:]}") from None
+
     async def reap(self, within: float = 60.0) -> None:
         """Stop every process in order; return once all have ended."""
         for process in self.processes:

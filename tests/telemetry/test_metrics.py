@@ -98,7 +98,7 @@ def test_what_a_killed_process_counted_is_kept_and_what_it_held_is_not(
     worker.started(2)
     with Client(redis_url, namespace=namespace) as client:
         for intent in client.send_many("bread", range(40)):
-            client.wait_for(intent, timeout=20)
+            client.wait_for(intent, timeout=40)
         held = client.send("slow", "gate")
         until(lambda: "held slow gate" in (tmp_path / "ledger").read_text().splitlines())
         until(lambda: worker.value("redurable_in_flight", queue="slow") == 1)
@@ -119,7 +119,7 @@ def test_what_a_killed_process_counted_is_kept_and_what_it_held_is_not(
         assert recovered >= 1
         assert worker.value("redurable_recovery_seconds_count", by="parent") == recovered
         (tmp_path / "gate").touch()
-        client.wait_for(held, timeout=20)
+        client.wait_for(held, timeout=40)
     until(lambda: worker.value("redurable_intents_total", queue="slow", outcome="COMPLETED") == 1)
     assert worker.value("redurable_in_flight") == 0
     assert worker.value("shop_loaves_total", kind="rye") == 40, "user code's own metrics, of killed processes too"
@@ -151,7 +151,7 @@ def test_a_version_with_work_and_no_worker_is_told(
     old = serve("--queue", "loaves", "--version", "v1", app=target)
     old.started()
     with Client(redis_url, namespace=namespace) as client:
-        client.wait_for(client.send("loaves", 1), timeout=20)
+        client.wait_for(client.send("loaves", 1), timeout=40)
         new = serve("--queue", "loaves", "--version", "v2", app=target)
         new.started()
         client.deployments.promote("loaves", "v1")
@@ -180,7 +180,7 @@ def test_limits_tell_who_has_a_place_and_who_waits(
         for gate in ("one", "two"):
             (tmp_path / gate).touch()
         for intent in intents:
-            client.wait_for(intent, timeout=20)
+            client.wait_for(intent, timeout=40)
     until(lambda: not worker.value("redurable_limit_waiting") + worker.value("redurable_limit_used", limit="gates"))
 
 

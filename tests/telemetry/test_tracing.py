@@ -534,7 +534,7 @@ async def test_a_killed_recovered_and_retried_intent_is_one_trace(
     os.kill(victim, signal.SIGKILL)
     await fleet.line(intent, "pack", count=2, within=30)
     fleet.open("packing")
-    assert await fleet.client.wait_for(intent, 20) == SECRET
+    assert await fleet.client.wait_for(intent, 40) == SECRET
     await fleet.reap()
     found = collector.spans()
 
@@ -570,6 +570,6 @@ async def test_a_worker_without_the_packages_says_so_and_works(
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin-of-nobody")
     supervise()
     fleet.open("packing")
-    assert await fleet.client.call("orders", {"items": [], "secret": "s"}, timeout=20) == "s"
+    assert await fleet.client.call("orders", {"items": [], "secret": "s"}, timeout=40) == "s"
     assert "there is no trace exporter 'zipkin-of-nobody'" in fleet.log()
     assert "tracing.unavailable" in fleet.log()
