@@ -43,7 +43,7 @@ SCENARIOS: dict[str, Scenario] = {
     "one-step": throughput.one_step,
     "sequential": latency.sequential,
     "send": sending.sending,
-    "latency": latency.idle,
+    "latency": latency.idle_and_loaded,
     "memory": memory.memory,
     "parked": parked.parked,
     "metrics": throughput.metrics,
