@@ -295,6 +295,7 @@ class Multiplexer:
 
     def _on_lost(self, error: Exception | None) -> None:
         self._link = None
+        self.client = 0
         reason = str(error or "closed by the server")
         emit("store.disconnected", error=reason)
         self._trouble = StoreUnavailable(f"the connection to {self.topology.address.display} was lost: {reason}")
@@ -335,7 +336,6 @@ class Multiplexer:
         for found in (number, hello):
             self._sent.append(Command(b"", found))
         self._link = link
-        self.client = 0
         self.connects += 1
         number.add_done_callback(self._numbered)
         hello.add_done_callback(self._greeted)

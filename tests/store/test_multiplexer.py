@@ -553,6 +553,17 @@ class TestServers:
         assert len({identity[0] for identity in seen}) == 2, "another run id tells that it was restarted"
         assert mux.identity == seen[-1]
 
+    async def test_it_knows_its_number_at_the_server_it_is_connected_to(self, own: PrivateServer, make: Make) -> None:
+        mux = await make(own.url)
+        first = await within(mux.command("CLIENT", "ID"))
+        assert mux.client == first
+        with heard("store.disconnected") as told:
+            own.kill()
+            await within(told.wait())
+        assert mux.client == 0, "another connection may have that number at the next server"
+        await asyncio.to_thread(own.start)
+        assert await within(mux.command("CLIENT", "ID")) == mux.client != 0
+
     async def test_a_frozen_server_is_given_up_and_the_call_sent_again(self, own: PrivateServer, make: Make) -> None:
         mux = await make(own.url, silence=0.3)
         assert await within(mux.command("PING")) == b"PONG"
