@@ -63,7 +63,7 @@ from redurable.runtime.sealed import SealedRecorder
 from redurable.runtime.seats import Seats, admitted, kept, put_down_waiting, wanted_of
 from redurable.runtime.threshold import proven
 from redurable.runtime.turns import begin_turn, part
-from redurable.runtime.undo import undo
+from redurable.runtime.undo import cut_off, undo
 from redurable.store.courier import relay
 from redurable.store.lease import Lease
 from redurable.store.store import pack_outcome
@@ -162,7 +162,7 @@ class Attempt:
             emit("attempt.store_error", intent=lease.id, error=error)
             self.ended = await self._release()
         finally:
-            self._cancel_leftovers()
+            cut_off(self.conductor)
             self.conductor.close()
             age, ended = now_ms() - lease.created, self.ended or "lost"
             if counted is not None:
@@ -393,8 +393,3 @@ class Attempt:
             self.recorder.sync()
         else:
             self.lost(word.decode())
-
-    def _cancel_leftovers(self) -> None:
-        for scope in self.conductor.scopes:
-            if scope.task is not None and scope.durable and scope.task is not self.task:
-                scope.task.cancel()

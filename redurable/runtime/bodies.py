@@ -25,8 +25,8 @@ import msgspec
 
 from redurable.clock import boottime
 from redurable.codec import encode, typed
-from redurable.errors import ConfigurationError, StepProcessLost
-from redurable.runtime.scope import Scope
+from redurable.errors import ConfigurationError, StepProcessLost, Suspended
+from redurable.runtime.scope import Body, Scope, scope_var
 from redurable.runtime.threshold import proven
 from redurable.tasks import background
 
@@ -56,19 +56,31 @@ def close_pools() -> None:
 
 
 async def in_thread(scope: Scope, function: Callable[..., T], args: Any, kwargs: Any) -> T:
-    """Run *function* in a thread that may make synchronous durable calls for *scope*."""
+    """Run *function*, the handler or the body of a step, in a thread that may make synchronous durable calls."""
     context, attempt = contextvars.copy_context(), scope.attempt
+    body = None if scope.step is None else Body(scope)
+    inner = scope if body is None else body
+    context.run(scope_var.set, inner)
 
     def run() -> T:
         if boottime() > attempt.lease.until:  # it may have waited for its thread
             on_loop(attempt.loop, proven(attempt))
-        before, scope.thread = scope.thread, threading.get_ident()
+        if body is not None and body.over:
+            raise Suspended("nobody waits for it any more")
+        inner.thread = threading.get_ident()
         try:
             return context.run(function, *args, **kwargs)
         finally:
-            scope.thread = before
+            inner.thread = None
 
-    return await asyncio.get_running_loop().run_in_executor(thread_pool(), run)
+    scopes = attempt.conductor.scopes
+    scopes.add(inner)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread_pool(), run)
+    finally:
+        if body is not None:
+            scopes.discard(body)
+            body.over, body.thread = True, None
 
 
 async def awaited(value: Any) -> Any:

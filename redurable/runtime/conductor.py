@@ -87,8 +87,7 @@ class Conductor:
 
     def _refresh(self) -> None:
         self.fast = (
-            not (self.branched or self.main.attempt.stand_ins)
-            and not self.draining
+            not (self.branched or self.draining or self.main.attempt.stand_ins)
             and self.signal is None
             and self.cancellation.entry is None
             and not self.futures
@@ -101,16 +100,16 @@ class Conductor:
             self._leave_fast()  # what a body told is written before its result
         return self.fast
 
-    def check(self) -> None:
-        """Raise the signal of an attempt that is being unwound."""
+    def check(self, scope: Scope | None = None) -> None:
+        """Raise the signal of an attempt that is being unwound; while it is undone, its handler's branches are over."""
         if self.signal is not None:
             raise self.signal
-        if self.over:
+        if self.over or (self.undoing and scope is not None and scope.path.partition("/")[0] != self.main.path):
             raise Suspended("the attempt is over")
 
     def ask(self, scope: Scope, identity: Identity, key: str | None = None, reason: Reason = Reason.TIME) -> Call:
         """Register a call of *scope*; see `Cursor.ask`."""
-        self.check()
+        self.check(scope)
         if self.draining:
             # it waits for the drain's end and never starts, so the bodies that it is made in cannot end here
             self.bodies = {b for b in self.bodies if not identity[0].startswith(inside_of(b.identity))}
@@ -193,6 +192,8 @@ class Conductor:
 
         Unlike `record` it keeps nobody from hearing, in its place, of what comes from outside meanwhile.
         """
+        if self.over:
+            return
         if entry is None:
             self.bodies.discard(call)
             if call.state == RUNNING:
@@ -207,15 +208,13 @@ class Conductor:
                 if isinstance(entry, TimerSet | Called) and call.state == RUNNING:
                     call.state, call.due, call.held = ASKED, getattr(entry, "due", None), isinstance(entry, Called)
                 self.bodies.discard(call)
-                if self.draining:
-                    self._unwind_when_idle()
                 self.kick()
 
         self.recorder.append(entry).add_done_callback(written, context=Context())
 
     async def record(self, scope: Scope, call: Call, entry: Any) -> None:
         """Append *entry* for a running call; an entry that ends it takes effect at its place, await `wait` for that."""
-        self.check()
+        self.check(scope)
         if self.abandoned:
             entry.abandoned, self.abandoned = self.abandoned, []
         future = self.recorder.append(entry)

@@ -21,7 +21,7 @@ from redurable.journal.rest import DURABLE, FOREIGN, is_blocked, kind_of_wait
 if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
 
-__all__ = ["Scope", "current_scope", "in_worker", "scope_var"]
+__all__ = ["Body", "Scope", "current_scope", "in_worker", "scope_var"]
 
 _MANY = 64  # timers, from which on the cancelled ones among them are forgotten
 scope_var: ContextVar[Scope | None] = ContextVar("redurable_scope", default=None)
@@ -135,6 +135,22 @@ class Scope:
         count = self._children.get(key, 0) + 1
         self._children[key] = count
         return Scope(self.attempt, f"{place}/{name}#{count}" if place else f"{name}#{count}")
+
+
+class Body(Scope):
+    """
+    The scope of a step's body in a thread, which nobody can stop: what it does late does not touch that of the step.
+
+    Attributes:
+        over: Whether its try is, and nobody waits for it any more.
+    """
+
+    __slots__ = ("over",)
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope.attempt, scope.path)
+        self.step = scope.step
+        self.over = False
 
 
 def current_scope(what: str) -> Scope | None:

@@ -29,7 +29,7 @@ from redurable.config import max_events
 from redurable.errors import CodecError, StoreError
 from redurable.journal.cursor import INSIDE
 from redurable.news import Progress, Told, fraction, pack
-from redurable.runtime.scope import Scope
+from redurable.runtime.scope import Body, Scope
 from redurable.store.watching import ancestors, heed
 from redurable.tasks import background, later
 
@@ -245,7 +245,7 @@ class Telling:
         self._next_progress = now + PROGRESS_PAUSE
         with self._lock:
             self._news = False
-            working = {p: (s, told) for p, (s, told) in self._steps.items() if s.place().startswith(p)}
+            working = {p: (s, told) for p, (s, told) in self._steps.items() if s.place().startswith(p) and not _over(s)}
             last = list(self._steps.items())[-1:]
             own, self._steps = self._own, working or dict(last)
         if own is None:
@@ -266,6 +266,10 @@ class Telling:
         if self._ancestors is None:
             self._ancestors = await ancestors(lease.store, lease.id, _DEEP)
         await heed(lease.store, self._ancestors, lease.id)
+
+
+def _over(scope: Scope) -> bool:
+    return isinstance(scope, Body) and scope.over
 
 
 def added(own: Progress, parts: list[Progress]) -> Progress:

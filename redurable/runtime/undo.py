@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from redurable.errors import JournalMismatchError, StepFailed
+from redurable.errors import JournalMismatchError, StepFailed, Suspended
 from redurable.events import emit
 from redurable.runtime.conductor import Conductor
 from redurable.runtime.scope import Scope, scope_var
@@ -20,9 +20,19 @@ from redurable.runtime.steps import perform, step_spec
 if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
 
-__all__ = ["undo"]
+__all__ = ["cut_off", "undo"]
 
 COMPENSATE_FOR = 600.0  # s
+
+
+def cut_off(conductor: Conductor) -> None:
+    """End what is left of a handler that is over: branches that it did not wait for, waits of its threads."""
+    for scope in conductor.scopes:
+        if scope.task is not None and scope.durable and scope is not conductor.main:
+            scope.task.cancel()
+    for future in conductor.futures:
+        if not future.done():
+            future.set_exception(Suspended("the attempt is over"))
 
 
 async def undo(attempt: Attempt) -> None:
@@ -30,6 +40,7 @@ async def undo(attempt: Attempt) -> None:
     scope = Scope(attempt, "compensate")
     scope.task = None
     before = attempt.conductor
+    cut_off(before)
     conductor = attempt.conductor = Conductor(scope, before.cursor, before.recorder)
     conductor.undoing = True
     conductor.begin()

@@ -21,7 +21,7 @@ from redurable.errors import UsageError
 from redurable.journal.rest import where
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.loops import Loop, install
-from redurable.runtime.scope import scope_var
+from redurable.runtime.scope import Body, scope_var
 
 __all__ = ["Clock", "VirtualLoop"]
 
@@ -155,6 +155,6 @@ class VirtualLoop(Loop):
             return True
         conductor = self.attempt.conductor
         threads = [s for s in conductor.scopes if s.thread is not None or s.task is None]
-        jobs = [s for s in threads if s is conductor.main or s.task is not None]  # others: of sync.gather
+        jobs = [s for s in threads if s is conductor.main or isinstance(s, Body)]  # others: of sync.gather
         asked = any(c.future is not None and not c.future.done() for c in conductor.cursor.calls)
         return len(jobs) != self._jobs or not asked or not all(s.waiting for s in threads)
