@@ -176,8 +176,10 @@ async def test_a_cancel_reaches_a_plain_handler(w: World) -> None:
 
 async def test_a_cancel_wakes_a_plain_handler_that_sleeps_in_the_process(w: World) -> None:
     met: list[str] = []
+    begun = threading.Event()
 
     def main(payload: None) -> None:
+        begun.set()
         try:
             for _ in range(100):
                 sync.sleep(0.5)
@@ -187,6 +189,7 @@ async def test_a_cancel_wakes_a_plain_handler_that_sleeps_in_the_process(w: Worl
 
     await w.serve(main)
     intent = await w.send()
+    await asyncio.to_thread(begun.wait, 30)
     await asyncio.sleep(0.2)
     await w.client.cancel(intent)
     assert (await w.failure(intent)).status == "CANCELED"

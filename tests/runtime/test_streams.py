@@ -219,7 +219,7 @@ class TestOneThatGoesOn:
         assert seen[1] == [0, 1, 2, 3, 4]
         assert all(found == list(range(12)) for n, found in seen.items() if n > 1)
         done = [entry for entry in await w.entries(intent, StepDone) if entry.name == "count_to"]
-        assert 2 <= len(done) <= 12
+        assert 2 <= len(done) <= 13  # one for each item and one for the end, at worst
         assert await told(w, intent, "count_to") == [
             *items("count_to#1", list(range(12))),
             ("end", "count_to#1", 12, None),
