@@ -114,7 +114,11 @@ class Client(Watching, Reading, Archive, Answers, Control):
         async with self._opening:
             if self._connected is None:
                 store = Store(address_of(self._url), self._namespace, patience=self._patience)
-                await store.start()
+                try:
+                    await store.start()
+                except BaseException:
+                    await store.close()
+                    raise
                 self._connected = Connected(store, self._vault)
                 spans.discover()
             return self._connected

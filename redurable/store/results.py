@@ -116,7 +116,11 @@ class Results:
         await self.listen()
         event = asyncio.Event()
         self._watched.setdefault(intent, []).append(event)
-        await self._subscriber.subscribe(self._store.keys_of(intent).news(intent))
+        try:
+            await self._subscriber.subscribe(self._store.keys_of(intent).news(intent))
+        except BaseException:
+            self.unwatch(intent, event)
+            raise
         return event
 
     def unwatch(self, intent: str, event: asyncio.Event) -> None:

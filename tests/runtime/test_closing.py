@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import redis
 
-from redurable import Client, IntentFailed, StoreUnavailable
+from redurable import Client, ConfigurationError, IntentFailed, StoreUnavailable
 from redurable.store.private import PrivateServer
 
 pytestmark = pytest.mark.anyio
@@ -128,3 +128,32 @@ async def test_a_child_that_closes_what_it_was_forked_with_leaves_its_parent_the
                 assert (await client.get(intent)).id == intent
         assert client._connected is not None
         assert client._connected.store.mux.connects == 1
+
+
+async def test_a_client_that_cannot_open_leaves_no_connection(server: PrivateServer) -> None:
+    """However often it is asked: a program that goes on trying would take all that the server has."""
+    with redis.Redis(unix_socket_path=server.socket) as plain:
+        plain.hset("later:meta", mapping={"format": 99, "partitions": 1})
+        before = len(plain.client_list())
+        client = Client(server.url, namespace="later")
+        for _ in range(5):
+            with pytest.raises(ConfigurationError, match="newer"):
+                await client.send("nobody")
+        async with asyncio.timeout(5):
+            while len(plain.client_list()) > before:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_wait_that_ends_while_it_subscribes_leaves_nothing(
+    server: PrivateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Client(server.url) as sender, Client(server.url) as client:
+        intent = await sender.send("nobody")
+        await asyncio.wait({asyncio.ensure_future(client.wait_for(intent, 0.2))})
+        assert client._connected is not None
+        results = client._connected.results
+        monkeypatch.setattr(results._subscriber, "subscribe", lambda channel: asyncio.sleep(60))
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await client.wait_for(intent, 0.05)
+        assert not results._watched
