@@ -81,6 +81,7 @@ LEVELS: dict[str, int] = {
     "store.unreachable": _WARNING,
     "streams.reopened": _WARNING,
     "task.failed": _ERROR,
+    "timer.failed": _WARNING,
     "timers.fired": _DEBUG,
     "worker.draining": _INFO,
     "worker.lost": _WARNING,
