@@ -278,9 +278,10 @@ def _hidden(url: str) -> str:
 
 def check_namespace(name: str) -> str:
     """Return *name*, or raise ConfigurationError when keys cannot begin with it."""
-    if not 0 < len(name) <= 64 or not _FORBIDDEN_IN_NAMESPACE.isdisjoint(name):
+    if not 0 < len(name) <= 64 or not name.isprintable() or not _FORBIDDEN_IN_NAMESPACE.isdisjoint(name):
         raise ConfigurationError(
-            f"{name!r} cannot be a namespace", hint="use 1 to 64 characters without blanks and / { } * ? [ ]"
+            f"{name[:100]!r} cannot be a namespace",
+            hint="use 1 to 64 printable characters without blanks and / { } * ? [ ] \\",
         )
     return name
 

@@ -74,7 +74,7 @@ class Schedules:
         one: counts and a pause stay, and so does the next tick if the times are the same.
 
         Args:
-            name: 1 to 128 characters without blanks and : / { } * ? [ ].
+            name: 1 to 128 printable characters without blanks and : / { } * ? [ ].
             to: A queue's name, or the handler itself; then the payload is checked against its annotations.
             options: See `ScheduleOptions`.
 
@@ -83,7 +83,7 @@ class Schedules:
             PayloadTooLarge, SerialisationError, CodecError: The same.
         """
         check_outside("puts schedules")
-        check_queue(name)
+        check_queue(name, "a schedule's name")
         plan = await plan_of(to, payload, limit=max_payload(), vault=self._vault, **options)
         store = await self._store()
         await alter(store, name, lambda stored, now: _put(name, plan, stored, now))

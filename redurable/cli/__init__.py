@@ -8,9 +8,12 @@ asked for its own help: `redurable --help` knows of each no more than its name a
 
 from __future__ import annotations
 
+import errno
 import importlib
+import inspect
+import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 import typer.core
@@ -44,6 +47,7 @@ _COMMANDS = {
     "doctor": ("redurable.cli.doctor:doctor", "Check the server: what would be lost, in which event, and what to do."),
     "bench": ("redurable.cli.bench:bench", "Measure this machine: steps, intents and latency beside the raw floor."),
 }
+_CANNOT_PRINT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EPIPE, errno.EBADF})
 
 
 class _Lazily(typer.core.TyperGroup):
@@ -102,6 +106,9 @@ def _real(name: str) -> Any:
         alone.command(name, context_settings=_HELP)(found)
         command = typer.main.get_command(alone)
     command.name = name
+    for one in (command, *getattr(command, "commands", {}).values()):
+        # paragraphs are broken where the terminal ends, not where the source does
+        one.help = "\n\n".join(" ".join(part.split("\n")) for part in inspect.cleandoc(one.help or "").split("\n\n"))
     return command
 
 
@@ -111,14 +118,43 @@ for _name, (_, _line) in _COMMANDS.items():
 
 def main() -> None:
     """Run the command line and end the process."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: `>&-`
+            setattr(sys, name, _nowhere())
     try:
-        app(prog_name="redurable")
+        try:
+            app(prog_name="redurable")
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         from redurable.cli.output import complain
         from redurable.errors import RedurableError
 
-        if not isinstance(error, RedurableError):
+        told = error if isinstance(error, RedurableError) else _told(error)
+        if told is None:
             raise
-        sys.exit(complain(error))
+        sys.exit(complain(told))
+
+
+def _nowhere() -> TextIO:
+    return os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+
+
+def _told(error: Exception) -> Any:
+    """Return what *error* says to a user whose output or words are at fault; None if it is our own fault."""
+    from redurable.errors import ConfigurationError, RedurableError
+
+    if isinstance(error, OSError) and error.errno in _CANNOT_PRINT:
+        sys.stdout = _nowhere()  # Python would try again when it ends
+        if error.errno == errno.EPIPE:
+            sys.exit(1)  # `| head`: nobody is there any more
+        return RedurableError(
+            f"the output cannot be written: {error.strerror}",
+            code="CANNOT_PRINT",
+            hint="what was asked for may be done all the same; look before it is repeated",
+        )
+    if isinstance(error, UnicodeEncodeError) and not all(word.isprintable() for word in sys.argv):
+        return ConfigurationError("the command line holds what is no UTF-8 text", hint="mind the terminal's encoding")
+    return None

@@ -170,7 +170,7 @@ def _object(line: str) -> dict[str, Any]:
 
     try:
         return msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.MsgspecError:  # its message may quote the text
+    except (msgspec.MsgspecError, UnicodeEncodeError):  # its message may quote the text
         raise ConfigurationError("this is no JSON object", code="BAD_IMPORT") from None
 
 

@@ -51,7 +51,7 @@ class Limit:
     def __post_init__(self) -> None:
         if self.name != "":
             try:
-                check_queue(self.name)
+                check_queue(self.name, "the name of a limit")
             except ConfigurationError as error:
                 raise _bad(f"{self.name!r} cannot be the name of a limit", error.hint) from None
             if len(self.name) > _NAME:

@@ -204,7 +204,8 @@ def schedule(
             handler(target)
         assert inspect.isfunction(target)
         known = declarations(target)
-        made = Declaration(check_queue(name or f"{target.__module__}.{target.__qualname__}"), payload, options)
+        called = check_queue(name or f"{target.__module__}.{target.__qualname__}", "a schedule's name")
+        made = Declaration(called, payload, options)
         if any(other.name == made.name for other in known):
             raise ConfigurationError(
                 f"{target.__qualname__} has two schedules called {made.name!r}", hint='write @schedule(name="...")'

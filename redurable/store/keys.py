@@ -83,11 +83,13 @@ def place_of(key: str, namespace: str, kind: str) -> tuple[int, str] | None:
     return (int(partition), rest[len(kind) :]) if partition.isdecimal() and rest.startswith(kind) else None
 
 
-def check_queue(queue: str) -> str:
+def check_queue(queue: str, what: str = "a queue's name") -> str:
     """Return *queue*, or raise ConfigurationError when it cannot be part of a key."""
-    if not isinstance(queue, str) or not 0 < len(queue) <= 128 or not _FORBIDDEN.isdisjoint(queue):
+    fits = isinstance(queue, str) and 0 < len(queue) <= 128 and queue.isprintable()
+    if not fits or not _FORBIDDEN.isdisjoint(queue):
         raise ConfigurationError(
-            f"{queue!r} cannot be a queue's name", hint="use 1 to 128 characters without blanks and : / { } * ? [ ]"
+            f"{str(queue)[:150]!r} cannot be {what}",
+            hint="use 1 to 128 printable characters without blanks and : / { } * ? [ ] \\",
         )
     return queue
 

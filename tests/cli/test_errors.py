@@ -304,3 +304,55 @@ def test_ctrl_c_while_a_worker_starts_is_told(tmp_path: Path, redis_url: str) ->
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
     assert err.strip() == "stopped while it was starting; it had taken nothing"
+
+
+# --- the terminal and the shell ---------------------------------------------------------------------------------------
+
+
+def test_words_that_are_no_utf8(shell: Cli) -> None:
+    refused(shell("intents", "list", "-q", "\udcff"), "BAD_ARGUMENT", "UTF-8")
+    refused(shell("send", "\udcff", "1"), "BAD_ARGUMENT", "queue's name")
+    refused(shell("send", "bell\a", "1"), "BAD_ARGUMENT", "queue's name", "printable")
+    refused(shell("schedules", "put", "a b", "q", "1", "--cron", "* * * * *"), "BAD_ARGUMENT", "schedule's name")
+    refused(shell("queues", "--namespace", "bell\a"), "BAD_ARGUMENT", "namespace", "printable")
+
+
+def test_bytes_that_are_no_text_on_stdin(server: PrivateServer) -> None:
+    command = [sys.executable, "-m", "redurable", "intents", "import", "-", "--url", server.url]
+    done = subprocess.run(
+        command, input=b"\xf5\xff\x00{", env=os.environ | {"LC_ALL": "C"}, capture_output=True, check=False
+    )
+    refused(Said(done.returncode, done.stdout.decode(), done.stderr.decode()), "BAD_IMPORT")
+
+
+@pytest.mark.parametrize("words", [("version",), ("queues", "--json"), ("send", "q", "1")])
+def test_a_full_disk_behind_stdout(server: PrivateServer, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "redurable", *words]
+    with Path("/dev/full").open("w") as full:
+        told = subprocess.run(
+            command,
+            env=os.environ | {"REDURABLE_URL": server.url},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    refused(Said(told.returncode, "", told.stderr), "CANNOT_PRINT", "No space left", exit_code=1)
+
+
+def test_stdout_is_closed_or_nobody_reads_it(server: PrivateServer) -> None:
+    line = f"{sys.executable} -m redurable send q 1 --url {server.url}"
+    closed = subprocess.run(f"{line} >&-", shell=True, capture_output=True, text=True, check=False)
+    assert (closed.returncode, "Traceback" in closed.stderr) == (0, False), closed
+    read, write = os.pipe()
+    os.close(read)
+    gone = subprocess.run(line.split(), stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (gone.returncode, gone.stderr) == (1, ""), gone
+
+
+def test_help_is_broken_where_the_terminal_ends(alone: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = [line.strip() for line in alone("intents", "get", "--help").out.splitlines()]
+    text = lines[next(n for n, line in enumerate(lines) if line.startswith("JSON:")) :]
+    assert all(len(line) > 40 for line in text[: text.index("") - 1]), text
