@@ -34,7 +34,7 @@ SERVED = {"ask", "charge", "forgetful", "fragile", "mailed", "nap", "narrow", "p
 
 def done(cli: Cli, *words: str) -> str:
     """Send and wait; return the id."""
-    return str(cli("send", *words, "--wait", "--timeout", "20", "--json").json["id"])
+    return str(cli("send", *words, "--wait", "--timeout", "60", "--json").json["id"])
 
 
 # --- send -------------------------------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def test_send_prints_the_id_and_nothing_else_on_stdout(cli: Cli, worker: Running
 def test_send_waits_and_prints_the_result(cli: Cli, worker: Running) -> None:
     said = cli("send", "sum", "[1, 2]", "--wait", "--timeout", "60")
     assert (said.code, said.out) == (0, "6\n")
-    said = cli("send", "sum", "[3]", "--wait", "--timeout", "20", "--json")
+    said = cli("send", "sum", "[3]", "--wait", "--timeout", "60", "--json")
     assert said.json == {"id": said.json["id"], "status": "COMPLETED", "result": 6}
 
 
@@ -114,7 +114,7 @@ def test_get_shows_a_long_result_whole_in_json_and_shortened_to_people(cli: Cli,
 
 
 def test_get_names_the_error_and_on_request_its_place(cli: Cli, worker: Running, tmp_path: Path) -> None:
-    said = cli("send", "fragile", json.dumps(str(tmp_path / "missing")), "--wait", "--timeout", "20", "--json")
+    said = cli("send", "fragile", json.dumps(str(tmp_path / "missing")), "--wait", "--timeout", "60", "--json")
     assert said.code == 1
     assert said.json["status"] == "FAILED"
     intent = said.json["id"]
@@ -168,7 +168,7 @@ def test_watch_follows_until_the_end_and_tells_it_by_the_exit_code(cli: Cli, wor
     said = cli("intents", "watch", intent)
     assert "sleep#1" in said.out
     assert said.out.splitlines()[-1] == "COMPLETED"
-    failed = cli("send", "fragile", '"/nowhere/missing"', "--wait", "--timeout", "20", "--json").json["id"]
+    failed = cli("send", "fragile", '"/nowhere/missing"', "--wait", "--timeout", "60", "--json").json["id"]
     assert cli("intents", "watch", failed).code == 1
 
 
@@ -226,7 +226,7 @@ def test_many_are_chosen_by_options_counted_and_cancelled(cli: Cli) -> None:
 
 def test_retry_continues_with_the_steps_that_were_done(cli: Cli, worker: Running, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    intent = cli("send", "fragile", json.dumps(str(path)), "--wait", "--timeout", "20", "--json").json["id"]
+    intent = cli("send", "fragile", json.dumps(str(path)), "--wait", "--timeout", "60", "--json").json["id"]
     path.touch()
     assert cli("intents", "retry", intent).out == f"{intent}  SUBMITTED\n"
     assert cli("intents", "watch", intent).code == 0

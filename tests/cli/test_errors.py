@@ -301,7 +301,7 @@ def test_ctrl_c_while_a_worker_starts_is_told(tmp_path: Path, redis_url: str) ->
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=100)
     assert (process.returncode, out) == (130, "")
     assert err.strip() == "stopped while it was starting; it had taken nothing"
 

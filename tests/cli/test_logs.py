@@ -46,7 +46,7 @@ def stream() -> Iterator[Callable[..., list[Any]]]:
 
 
 def test_lines_of_user_code_name_intent_attempt_and_step(cli: Cli, worker: Running) -> None:
-    intent = cli("send", "sum", "[1, 2]", "--wait", "--timeout", "20", "--json").json["id"]
+    intent = cli("send", "sum", "[1, 2]", "--wait", "--timeout", "60", "--json").json["id"]
     mine = [line for line in worker.lines() if line.get("intent") == intent]
     assert [(line["event"], line.get("step"), line["attempt"]) for line in mine] == [
         ("begin", None, 1), ("doubling", "double#1/double#1", 1), ("doubling", "double#2/double#1", 1),
@@ -58,7 +58,7 @@ def test_lines_of_user_code_name_intent_attempt_and_step(cli: Cli, worker: Runni
 
 def test_a_replay_is_silent(cli: Cli, worker: Running) -> None:
     """The nap is long enough to be put down; the second attempt says only what is new."""
-    intent = cli("send", "nap", "1.2", "--wait", "--timeout", "20", "--json").json["id"]
+    intent = cli("send", "nap", "1.2", "--wait", "--timeout", "60", "--json").json["id"]
     mine = [line for line in worker.lines() if line.get("intent") == intent]
     assert [(line["event"], line["attempt"]) for line in mine] == [
         ("before the nap", 1), ("doubling", 1), ("still before the nap", 1), ("after the nap", 2),
@@ -66,7 +66,7 @@ def test_a_replay_is_silent(cli: Cli, worker: Running) -> None:
 
 
 def test_a_failure_is_told_with_its_place_but_no_values(cli: Cli, worker: Running) -> None:
-    intent = cli("send", "fragile", '"/nowhere/x"', "--wait", "--timeout", "20", "--json").json["id"]
+    intent = cli("send", "fragile", '"/nowhere/x"', "--wait", "--timeout", "60", "--json").json["id"]
     mine = {line["event"]: line for line in worker.lines() if line.get("intent") == intent}
     assert mine["step.failed"]["level"] == mine["handler.failed"]["level"] == "error"
     assert mine["step.failed"]["step"] == "fragile#1"
@@ -154,7 +154,7 @@ def test_on_a_terminal_lines_are_for_people(cli: Cli, redis_url: str) -> None:
 
 
 def test_a_forgotten_await_is_told_with_its_intent_and_place(cli: Cli, worker: Running) -> None:
-    intent = cli("send", "forgetful", "1", "--wait", "--timeout", "20", "--json").json["id"]
+    intent = cli("send", "forgetful", "1", "--wait", "--timeout", "60", "--json").json["id"]
     line = worker.wait_for("coroutine.not_awaited")
     assert (line["name"], line["intent"], line["attempt"], line["level"]) == ("double", intent, 1, "warning")
     assert "tests/cli/app.py" in line["at"]
@@ -254,7 +254,7 @@ asyncio.run(main())
 root, ours = logging.getLogger(), logging.getLogger("redurable")
 print(root.handlers, root.level, ours.handlers, ours.level, ours.propagate, structlog.is_configured())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, cwd=ROOT)
     assert (done.stdout.strip(), done.stderr) == ("[] 30 [] 0 True False", "")
 
 

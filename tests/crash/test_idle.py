@@ -11,7 +11,7 @@ import redis
 
 from tests.support.fleet import Fleet, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 _OURS = ("cmdstat_info", "cmdstat_client|setinfo")
 _LOOK = "cmdstat_pubsub|numsub"
 _SECONDS = 12.0

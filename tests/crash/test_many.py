@@ -16,7 +16,7 @@ from tests.crash.killing import Drill
 from tests.crash.many import bulk_drill
 from tests.support.fleet import ROOT
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 
 def test_turn_after_turn_takes_no_more_memory_by_the_command_for_long_drills() -> None:

@@ -82,7 +82,7 @@ async def test_in_a_rolling_upgrade_every_intent_ends_on_the_version_it_began_on
     assert await check_all(await fleet.store()) == {"COMPLETED": len(ran)}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_promotion_reaches_workers_that_wait_and_the_old_one_waits_for_its_own(fleet: Fleet) -> None:
     rollout, client = Rollout(fleet), fleet.client
     await rollout.start("v1", 1)
@@ -105,7 +105,7 @@ async def test_a_promotion_reaches_workers_that_wait_and_the_old_one_waits_for_i
     assert (await client.get(old)).version == "v1"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_without_versions_unfit_code_holds_what_is_open_and_the_old_code_ends_it(fleet: Fleet) -> None:
     client, v1, v2 = fleet.client, "tests.crash.release1", "tests.crash.release2"
     (old,) = await fleet.start(1, target=v1)

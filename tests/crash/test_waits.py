@@ -19,7 +19,7 @@ from tests.crash.killing import Drill
 from tests.crash.timing import race_drill, timer_drill
 from tests.support.fleet import Fleet, until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.crash, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.crash, pytest.mark.timeout(300)]
 
 
 def told(figures: dict[str, Any]) -> dict[str, Any]:

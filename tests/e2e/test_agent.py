@@ -32,7 +32,7 @@ from redurable.sync import Client
 from workers.agent.__main__ import KILLS, QUESTION, read
 from workers.agent.bed import ROOT, Bed, Place, until
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
 TEXT = "In short: Acme makes things. Globex makes things. Which of them is better depends on what you need."
 CALLS = [

@@ -32,6 +32,7 @@ from redurable.sync import Client
 from redurable.telemetry import catalogue
 from tests.telemetry.conftest import ROOT, Served, until
 
+pytestmark = pytest.mark.timeout(400)  # four workers start one after the other, and every second counts
 GRAFANA = ROOT / "grafana"
 BOARD = json.loads((GRAFANA / "dashboards" / "redurable.json").read_text())
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
@@ -294,7 +295,6 @@ def test_the_provisioning_files_fit_the_dashboard() -> None:
 # --- the load ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(150)
 def test_what_prometheus_has_of_a_load_is_what_happened(scene: Scene) -> None:
     """All that is asked of the load in one test: were it several, each process that tests run in would set it up."""
     every_panel_has_data(scene)

@@ -224,7 +224,7 @@ async def test_a_worker_that_starts_later_knows_of_it_and_serves_its_other_queue
     await w.client.pause_queue(QUEUE)
     await w.serve_specs(spec_of(main), spec_of(other))
     held = await w.send(1)
-    assert await w.client.call("other", 1, timeout=10) == 2
+    assert await w.client.call("other", 1, timeout=30) == 2
     assert (await w.get(held)).status is Status.SUBMITTED
     await w.client.pause_queue("other")
     async with asyncio.timeout(30):

@@ -64,7 +64,7 @@ async def test_call_waits_for_what_it_became(w: World) -> None:
 
     handler(queue=QUEUE, type="twice")(main)
     await w.serve_specs(spec_of(main))
-    answers = await asyncio.gather(*(w.client.call(main, n, debounce=0.5, timeout=15) for n in range(4)))
+    answers = await asyncio.gather(*(w.client.call(main, n, debounce=0.5, timeout=30) for n in range(4)))
     assert len(set(answers)) == 1
     assert answers[0] in {0, 2, 4, 6}
 

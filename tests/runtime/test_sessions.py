@@ -214,7 +214,7 @@ class TestOrder:
 
     async def test_a_call_waits_for_its_turn(self, w: World, turns: Turns) -> None:
         await serve(w, turns)
-        assert await w.client.call(QUEUE, 1, key="a", timeout=10) == 1
+        assert await w.client.call(QUEUE, 1, key="a", timeout=30) == 1
 
     async def test_a_handler_knows_its_key(self, w: World) -> None:
         async def handle() -> Any:
@@ -481,7 +481,7 @@ class TestShared:
         look = await self.both(w, gate)
         holder = await w.send(1, type="hold", key="a")
         await w.until(holder, Status.IN_PROGRESS)
-        assert await w.client.call(look, False, key="a", timeout=10) is None
+        assert await w.client.call(look, False, key="a", timeout=30) is None
         gate.set()
         await w.result(holder)
         assert await w.call(False, type="look", key="a", shared=True) == 1

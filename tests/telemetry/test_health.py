@@ -49,7 +49,7 @@ def test_while_draining_nothing_is_sent_here_any_more(
         assert worker.probe("/health/startup") == (200, "draining")
         assert worker.value("redurable_processes_serving") == 0
         (tmp_path / "gate").touch()
-        assert worker.process.wait(20) == 0
+        assert worker.process.wait(60) == 0
         assert client.get(intent).entries == 1, "the step in flight was recorded"
 
 

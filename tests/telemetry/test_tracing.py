@@ -379,7 +379,7 @@ with Blocking({redis_url!r}, namespace={namespace!r}) as client:
         client.send("q")
         print("expected", top.get_span_context().span_id)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     sent, expected = done.stdout.splitlines()[:2]
     assert sent == f"send q in {expected.split()[1]}"

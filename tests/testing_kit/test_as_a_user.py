@@ -55,7 +55,7 @@ async def handler(payload: int) -> int:
 async def test_it(redurable_worker):
     redurable_worker(handler)
     async with Client() as client:
-        assert await client.call(handler, 21, timeout=20) == 42
+        assert await client.call(handler, 21, timeout=60) == 42
 
 @pytest.mark.anyio
 async def test_in_memory():

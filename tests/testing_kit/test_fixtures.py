@@ -52,8 +52,8 @@ def test_a_handler_of_the_test_itself_is_served(redurable_worker: Serve, redurab
         return payload + 1
 
     redurable_worker(local, plain)
-    assert redurable_client.call(local, 7, timeout=20) == 42
-    assert redurable_client.call(plain, 7, timeout=20) == 8
+    assert redurable_client.call(local, 7, timeout=60) == 42
+    assert redurable_client.call(plain, 7, timeout=60) == 8
 
 
 def test_any_client_of_the_test_is_in_its_namespace(redurable_worker: Serve, redurable_client: sync.Client) -> None:
@@ -61,7 +61,7 @@ def test_any_client_of_the_test_is_in_its_namespace(redurable_worker: Serve, red
 
     async def main() -> Any:
         async with Client() as client:
-            return await client.call(handler, 21, timeout=20)
+            return await client.call(handler, 21, timeout=60)
 
     assert asyncio.run(main()) == 42
     with sync.Client() as client:
