@@ -27,7 +27,7 @@ from redurable.store.inspection import workers
 from redurable.store.keys import check_queue
 from redurable.store.scripts import load
 from redurable.store.store import Store
-from redurable.store.walk import walk
+from redurable.store.walk import legible, walk
 
 __all__ = ["Deployment", "deployments", "open_intents", "promote", "versions"]
 
@@ -184,10 +184,10 @@ async def _open(store: Store) -> AsyncIterator[tuple[str, str, str, int, bool]]:
     names = ("status", "queue", "version", "created", "fence")
     seen = set[str]()  # of the open ones alone: what is kept here does not grow with what has ended
     async for page in walk(store, "i:"):
-        heads = await asyncio.gather(*(store.mux.command("HMGET", store.keys[p].head(i), *names) for p, i in page))
-        for (_, intent), head in zip(page, heads, strict=True):
-            status, queue, version, created, fence = ((word or b"").decode() for word in head)
-            if status and not Status(status).final and intent not in seen:
+        asked = [legible(store.mux.command("HMGET", store.keys[p].head(i), *names)) for p, i in page]
+        for (_, intent), head in zip(page, await asyncio.gather(*asked), strict=True):
+            status, queue, version, created, fence = ((word or b"").decode() for word in head or [b""] * len(names))
+            if status in Status.__members__ and not Status(status).final and intent not in seen:
                 seen.add(intent)
                 fresh = not version and (not fence or head[2] is not None)
                 yield intent, queue, version, int(created), fresh

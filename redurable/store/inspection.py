@@ -27,7 +27,7 @@ from redurable.model import (
 from redurable.store.journals import last_step
 from redurable.store.keys import GROUP
 from redurable.store.store import Store
-from redurable.store.walk import walk
+from redurable.store.walk import legible, walk
 from redurable.store.watching import progress
 
 __all__ = [
@@ -89,9 +89,21 @@ async def outcome_and_reply(store: Store, intent: str) -> tuple[Outcome | None, 
     name = reply.decode() if reply else ""
     if word is None:
         raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
-    if not Status(word.decode()).final:
+    try:
+        status = Status(word.decode())
+    except ValueError as error:
+        raise _unreadable(intent, error) from None
+    if not status.final:
         return None, name
-    return (_decode_outcome(data) if data else Outcome(status=Status(word.decode()))), name
+    return (_decode_outcome(data) if data else Outcome(status=status)), name
+
+
+def _unreadable(intent: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"the head of intent {intent} cannot be read: {error}",
+        code="HEAD_UNREADABLE",
+        hint="a later version of redurable wrote it: upgrade this one. Or something else did: remove its keys",
+    )
 
 
 def unpack_outcome(data: bytes) -> Outcome:
@@ -121,8 +133,11 @@ async def info(store: Store, intent: str) -> IntentInfo:
         raise NotFound(f"there is no intent {intent}", hint="it may have been removed after its retention")
     raw = dict(zip(head[::2], head[1::2], strict=True))
     result = result or raw.pop(b"outcome", None)
-    fields = {name.decode(): value.decode() for name, value in raw.items()}
-    found = _info(intent, fields, body, entries=int(length), step=last_step(tail), result=result)
+    try:
+        fields = {name.decode(): value.decode() for name, value in raw.items()}
+        found = _info(intent, fields, body, entries=int(length), step=last_step(tail), result=result)
+    except (KeyError, ValueError) as error:
+        raise _unreadable(intent, error) from None
     if told is not None:
         found = msgspec.structs.replace(found, progress=told)
     if found.status is Status.SUBMITTED and "at" in fields:
@@ -280,12 +295,13 @@ async def _entries(store: Store, stream: bytes, pending: bool) -> AsyncIterator[
 
 
 async def heads(store: Store, ids: list[str], *names: str) -> list[tuple[str, list[bytes | None]]]:
-    """Return what the heads of *ids* have under *names*; what is no id of ours is left out."""
+    """Return what the heads of *ids* have under *names*; what is no id, or no head, of ours is left out."""
     asked = []
     for intent in ids:
         with contextlib.suppress(NotFound):
             asked.append((intent, store.mux.command("HMGET", store.keys_of(intent).head(intent), *names)))
-    return [(intent, await head) for intent, head in asked]
+    answers = await asyncio.gather(*(legible(head) for _, head in asked))
+    return [(intent, head) for (intent, _), head in zip(asked, answers, strict=True) if head is not None]
 
 
 async def every(
@@ -296,8 +312,8 @@ async def every(
         fitting = [i for i, head in await heads(store, ids, "status", "queue") if _fits(head, queue, status)]
         for some in (fitting[n : n + 20] for n in range(0, len(fitting), 20)):
             for found in await asyncio.gather(*(info(store, i) for i in some), return_exceptions=True):
-                if isinstance(found, NotFound):
-                    continue  # removed since
+                if isinstance(found, NotFound) or getattr(found, "code", "") == "HEAD_UNREADABLE":
+                    continue  # removed since, or not ours: what cannot be read must not hide the others
                 if isinstance(found, BaseException):
                     raise found
                 same = status is None or found.status is status

@@ -2,21 +2,33 @@
 Walking the keys of a namespace, in pages that keep the server from nobody for longer than a millisecond.
 
 A walk sees every key that is there from its beginning to its end. It may see one twice, while the server grows its
-table: who counts has to tell them apart. The server looks at all of its keys, whichever are asked for: one walk finds
-those of all partitions.
+table: who counts has to tell them apart. A key that something else wrote among ours must not end it: see `legible`.
+The server looks at all of its keys, whichever are asked for: one walk finds those of all partitions.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
 
+from redurable.errors import StoreError
 from redurable.store.keys import any_partition, place_of
 from redurable.store.store import Store
 
-__all__ = ["scan", "walk"]
+__all__ = ["legible", "scan", "walk"]
 
 _PAGE = 500  # places of the server's table that are looked at by one command
 Places = list[tuple[int, str]]
+
+
+async def legible(asked: Awaitable[Any]) -> Any:
+    """Return what a key of ours answers; None for a key that something else wrote there, of another type."""
+    try:
+        return await asked
+    except StoreError as error:
+        if "WRONGTYPE" in error.message:
+            return None
+        raise
 
 
 async def scan(store: Store, cursor: bytes, kind: str, rest: str = "*", count: int = _PAGE) -> tuple[bytes, Places]:

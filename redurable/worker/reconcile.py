@@ -13,10 +13,11 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING
 
+from redurable.errors import StoreError, StoreUnavailable
 from redurable.events import emit
 from redurable.store import schedules
 from redurable.store.keeper import Keeper
-from redurable.store.walk import scan
+from redurable.store.walk import legible, scan
 
 if TYPE_CHECKING:
     from redurable.worker.worker import Worker
@@ -53,10 +54,21 @@ async def reconcile(worker: Worker, keepers: list[Keeper]) -> None:
             worker.suspects.ring()  # a message may have been missed
             await schedules.mend(store)
         cursor, places = await scan(store, cursor, "i:", count=_PAGE)
-        states = await asyncio.gather(*(mux.command("HGET", store.keys[p].head(i), "status") for p, i in places))
+        asked = [legible(mux.command("HGET", store.keys[p].head(i), "status")) for p, i in places]
+        states = await asyncio.gather(*asked)
         open_ones = [place for place, state in zip(places, states, strict=True) if state in _OPEN]
-        words = await asyncio.gather(*(keepers[partition].mend(intent) for partition, intent in open_ones))
+        words = await asyncio.gather(*(_mend(worker, keepers[partition], intent) for partition, intent in open_ones))
         if mended := words.count("MENDED"):
             emit("intents.mended", count=mended)
         if cursor == b"0":
             hurry = False
+
+
+async def _mend(worker: Worker, keeper: Keeper, intent: str) -> str:
+    try:
+        return await keeper.mend(intent)
+    except StoreUnavailable:
+        raise
+    except StoreError as error:  # something else wrote to its keys: the others are mended all the same
+        emit("loop.failed", worker=worker.id, loop="reconcile", error=error)
+        return "STALE"

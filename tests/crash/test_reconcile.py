@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from redurable.ids import new_id
 from tests.support.fleet import Fleet, until
 from tests.support.invariants import check_all
 
@@ -40,3 +41,18 @@ async def test_deleted_entries_timers_and_groups_are_put_back(fleet: Fleet) -> N
     assert not fleet.events("task.failed")
     await fleet.reap()
     assert await check_all(store) == {"COMPLETED": 6}
+
+
+async def test_keys_that_something_else_wrote_keep_nobody_from_being_mended(fleet: Fleet) -> None:
+    await fleet.start(1, concurrency=1)
+    store = await fleet.store()
+    keys, mux = store.keys[0], store.mux
+    strange = [keys.head(new_id(0)) for _ in range(3)]
+    await mux.command("SET", strange[0], "no hash")
+    await mux.command("HSET", strange[1], "status", "BOGUS")
+    await mux.command("HSET", strange[2], "status", "SUBMITTED", "queue", "gated", "at", "q:normal/no entry")
+    delayed = await fleet.client.send("steps", {"n": 1}, delay=1)
+    await mux.command("ZREM", keys.timers, delayed)
+    assert await asyncio.wait_for(fleet.client.wait_for(delayed), 60) == 40
+    assert [info.id for info in await fleet.client.list(queue="steps")] == [delayed]
+    await mux.command("DEL", *strange)

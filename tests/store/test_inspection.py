@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from redurable.errors import CodecError, NotFound
+from redurable.errors import CodecError, NotFound, StoreError
 from redurable.ids import new_id
 from redurable.model import (
     AttemptFailed,
@@ -22,7 +22,7 @@ from redurable.model import (
     decode_entry,
     encode_entry,
 )
-from redurable.store import depths, inspection, journals
+from redurable.store import deployments, depths, inspection, journals
 from redurable.store.inspection import WorkerInfo
 from redurable.store.server import PrivateServer
 from redurable.store.store import pack_outcome
@@ -81,6 +81,25 @@ class TestInfo:
                 await question(world.store, world.id)
             with pytest.raises(NotFound):
                 await question(world.store, "nonsense")
+
+    @pytest.mark.parametrize("damage", [("status", "BOGUS"), ("created", "soon"), ("queue", b"\xff"), None])
+    async def test_a_head_that_cannot_be_read_is_told_and_hides_no_other(self, world: World, damage: Any) -> None:
+        await world.bring("SUBMITTED")
+        bad = new_id(0)
+        if damage is None:
+            await world.mux.command("SET", world.keys.head(bad), "text")
+        else:
+            fields = {"status": "WAITING", "queue": QUEUE, "created": str(NOW_MS)} | dict([damage])
+            await world.mux.command("HSET", world.keys.head(bad), *[part for pair in fields.items() for part in pair])
+        with pytest.raises(StoreError) as refused:
+            await inspection.info(world.store, bad)
+        assert refused.value.code == ("STORE_ERROR" if damage is None else "HEAD_UNREADABLE")
+        assert [one.id for one in await inspection.intents(world.store)] == [world.id]
+        if damage in (None, ("status", "BOGUS")):
+            assert await deployments.open_intents(world.store, [QUEUE]) == [world.id]
+            with pytest.raises(StoreError):
+                await inspection.outcome(world.store, bad)
+        await world.mux.command("DEL", world.keys.head(bad))
 
     def test_the_last_step_is_told_even_if_it_was_only_tried(self) -> None:
         tried = StepTried("", "load", 2, NOW_MS, error=ErrorInfo("E", "no"), tries=1, due=NOW_MS)
