@@ -20,7 +20,7 @@ from redurable.store.server import PrivateServer
 from tests.support.fleet import Fleet, Line, until
 
 APP = "tests.conformance.app"
-PATIENCE = 30.0  # s; what is waited for takes milliseconds
+PATIENCE = 60.0  # s; what is waited for takes milliseconds
 
 
 class Site:

@@ -17,7 +17,7 @@ from redurable.model import StepDone
 from tests.conformance.conftest import APP, Site
 from tests.support.fleet import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.crash, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.crash, pytest.mark.timeout(300)]
 LIVES, LATE = 30, 4
 WHOLE = ["first", "left", "right", 8, "go", *(f"late{n}" for n in range(LATE)), 10]
 

@@ -188,7 +188,7 @@ def test_many_starters_at_once_get_one_server(project: Path) -> None:
     children = [context.Process(target=_start_in_child, args=(project, answers)) for _ in range(4)]
     for child in children:
         child.start()
-    pids = {answers.get(timeout=30) for _ in children}
+    pids = {answers.get(timeout=120) for _ in children}
     for child in children:
         child.join()
     assert len(pids) == 1

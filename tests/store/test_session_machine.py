@@ -276,7 +276,7 @@ class Machine(RuleBasedStateMachine):
         assert self.run(check_all(self.store)).total() == len(self.line) + len(self.delayed) + len(self.ended)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_random_verbs_keep_the_line(real: PrivateServer) -> None:
     Machine.server = real
     run_state_machine_as_test(

@@ -677,7 +677,7 @@ async def _word(future: Any) -> Any:
     return answer.decode() if isinstance(answer, bytes) else answer
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_random_verbs_keep_every_promise(real: PrivateServer) -> None:
     Machine.server = real
     run_state_machine_as_test(
