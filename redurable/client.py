@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import itertools
 import os
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, Unpack, overload
 
 from redurable import spans
@@ -34,6 +36,7 @@ from redurable.runtime.handlers import spec_of
 from redurable.runtime.sending import accepted, submit
 from redurable.schedules import Schedules
 from redurable.sessions import Sessions, SessionState
+from redurable.store import inspection
 from redurable.store.address import address_of
 from redurable.store.bursts import Burst
 from redurable.store.scripts import CHUNK
@@ -46,6 +49,23 @@ __all__ = ["Client", "SendOptions"]
 R = TypeVar("R")
 _WAVE = 4000  # intents of send_many under way at once
 _PART = 200
+
+
+@contextlib.asynccontextmanager
+async def _limited(intent: str, limit: float) -> AsyncIterator[None]:
+    clock = asyncio.timeout(limit)
+    try:
+        async with clock:
+            yield
+    except TimeoutError:
+        if clock.expired():
+            raise TimeoutError(f"intent {intent} has not ended after {limit:g} s; only the wait has") from None
+        raise
+
+
+def _waiting(intent: str, timeout: Seconds | None) -> AbstractAsyncContextManager[Any]:
+    """Give the wait for *intent* its time, if it is limited."""
+    return within(None) if timeout is None else _limited(intent, seconds(timeout, "timeout"))
 
 
 class Client(Watching, Reading, Archive, Answers, Control):
@@ -294,7 +314,7 @@ class Client(Watching, Reading, Archive, Answers, Control):
             seen.done("", id=intent)
         waiter = results.expect(intent)
         try:
-            async with within(None if timeout is None else seconds(timeout, "timeout")):
+            async with _waiting(intent, timeout):
                 accepted(await answer, to, options)
                 fresh = options.get("idempotency_key") is None
                 outcome = await (results.sent(intent, waiter) if fresh else results.outcome(intent))
@@ -311,7 +331,7 @@ class Client(Watching, Reading, Archive, Answers, Control):
         Return the result of *intent* once it has completed.
 
         Args:
-            timeout: Seconds after which only the wait ends.
+            timeout: Seconds after which only the wait ends; 0 returns what is there already.
             of: The type to restore the result as.
 
         Raises:
@@ -320,7 +340,12 @@ class Client(Watching, Reading, Archive, Answers, Control):
             TimeoutError: It is still open.
             NotFound: There is no such intent.
         """
-        async with within(None if timeout is None else seconds(timeout, "timeout")):
+        if timeout is not None and not seconds(timeout, "timeout"):
+            ended = await inspection.outcome((await self._open()).store, intent)
+            if ended is None:
+                raise TimeoutError(f"intent {intent} has not ended yet")
+            return await self._result(intent, ended, of)
+        async with _waiting(intent, timeout):
             outcome = await (await self._open()).results.outcome(intent)
         return await self._result(intent, outcome, of)
 

@@ -5,7 +5,7 @@ Every error that redurable raises, with a stable code each.
     ├── ConfigurationError      BAD_URL NO_SERVER UNKNOWN_MODULE UNKNOWN_HANDLER BAD_HANDLER BAD_ARGUMENT
     │                           UNSUPPORTED_PLATFORM NAMESPACE_TOO_NEW QUEUE_TAKEN BAD_IMPORT BAD_CODEC BAD_OUTCOME
     │                           UNSAFE_SERVER BAD_CRON BAD_TIMEZONE BAD_LIMIT BAD_VERSION
-    ├── StoreError              STORE_ERROR
+    ├── StoreError              STORE_ERROR HEAD_UNREADABLE
     │   └── StoreUnavailable    STORE_UNAVAILABLE AUTH_FAILED
     ├── SerialisationError      NOT_SERIALISABLE TYPE_MISMATCH LIMIT_KEY
     │   └── PayloadTooLarge     PAYLOAD_TOO_LARGE

@@ -126,7 +126,7 @@ class Client(Operating, Following):
         return self._wait(self._client.call(to, payload, timeout=timeout, **o))
 
     def wait_for(self, intent: str, timeout: Seconds | None = None, *, of: Any = None) -> Any:
-        """Return the result of *intent*, or raise IntentFailed, TimeoutError, NotFound."""
+        """Return the result of *intent* (0: if it is there already), or raise IntentFailed, TimeoutError, NotFound."""
         return self._wait(self._client.wait_for(intent, timeout, of=of))
 
     def get(self, intent: str) -> IntentInfo:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import redis
 
-from redurable import Client, ConfigurationError, IntentFailed, StoreUnavailable
+from redurable import Client, ConfigurationError, IntentFailed, NotFound, StoreUnavailable
 from redurable.store.private import PrivateServer
 
 pytestmark = pytest.mark.anyio
@@ -157,3 +157,20 @@ async def test_a_wait_that_ends_while_it_subscribes_leaves_nothing(
             with pytest.raises(TimeoutError):
                 await client.wait_for(intent, 0.05)
         assert not results._watched
+
+
+async def test_a_wait_that_ends_early_names_its_intent_and_no_wait_gives_what_is_there(
+    server: PrivateServer,
+) -> None:
+    async with Client(server.url) as client:
+        intent = await client.send("nobody")
+        for limit in (0, 0.05):
+            with pytest.raises(TimeoutError, match=f"{intent} has not ended"):
+                await client.wait_for(intent, limit)
+        with pytest.raises(TimeoutError, match=r"has not ended after 0\.05 s"):
+            await client.call("nobody", timeout=0.05)
+        with pytest.raises(NotFound):
+            await client.wait_for(intent[:-12] + "0" * 12, 0)
+        await client.kill(intent)
+        with pytest.raises(IntentFailed, match="KILLED"):
+            await client.wait_for(intent, 0)
