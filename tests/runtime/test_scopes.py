@@ -92,11 +92,11 @@ async def test_a_race_has_the_same_winner_every_time(w: World) -> None:
 
     @step
     async def run(name: str, delay: float) -> str:
-        await asyncio.sleep(delay if not winners else 0.05 - delay)  # on a later attempt the other would be faster
+        await asyncio.sleep(delay if not winners else 0.001 / delay)  # on a later attempt the other would be faster
         return name
 
     async def main(payload: None) -> str:
-        tasks = [asyncio.create_task(run("slow", 0.04)), asyncio.create_task(run("fast", 0.001))]
+        tasks = [asyncio.create_task(run("slow", 1.0)), asyncio.create_task(run("fast", 0.001))]
         done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()

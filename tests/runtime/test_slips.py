@@ -91,7 +91,7 @@ async def test_a_handler_that_fails_does_not_outlive_its_cancel_by_retries(w: Wo
         raise ValueError("x")
 
     await w.serve(failing, retry=Retry(attempts=5, first=5.0, jitter=False))
-    intent = await w.send(deadline=0.5) if way == "deadline" else await w.send()
+    intent = await w.send(deadline=2.0) if way == "deadline" else await w.send()
     await w.until(intent, Status.WAITING)
     if way == "cancel":
         assert await w.client.cancel(intent) == "REQUESTED"
