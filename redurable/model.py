@@ -133,6 +133,9 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+_MOST_DETAILS = 262_144  # bytes
+
+
 class ErrorInfo(msgspec.Struct, array_like=True, frozen=True):
     """An exception as it is kept: class name, message, code, base classes, details, traceback text."""
 
@@ -149,7 +152,8 @@ class ErrorInfo(msgspec.Struct, array_like=True, frozen=True):
         names = [f"{k.__module__}.{k.__qualname__}" for k in type(error).__mro__[:-1]]
         details = getattr(error, "details", None)
         try:
-            msgspec.msgpack.encode(details)
+            if len(msgspec.msgpack.encode(details)) > _MOST_DETAILS:
+                details = None
         except Exception:
             details = None  # an exception may carry anything; only what can be stored is kept
         text = getattr(error, "message", None)

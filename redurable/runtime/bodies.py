@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import importlib
@@ -19,6 +20,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures.process import BrokenProcessPool
 from contextvars import Context
+from multiprocessing.reduction import ForkingPickler  # what the pool sends by
 from typing import Any, TypeVar
 
 import msgspec
@@ -113,7 +115,40 @@ def _callee(module: str, qualname: str) -> Any:
 
 def _child(module: str, qualname: str, data: bytes) -> bytes:
     args, kwargs = msgspec.msgpack.decode(data)
-    return encode(_callee(module, qualname)(*args, **kwargs), f"the result of {qualname}", 1 << 30)
+    try:
+        return encode(_callee(module, qualname)(*args, **kwargs), f"the result of {qualname}", 1 << 30)
+    except Exception as error:
+        raise _portable(error) from None
+
+
+class _Restored(Exception):
+    """An exception on its way to another process, where it is made anew without its __init__."""
+
+    def __init__(self, error: Exception, state: dict[str, Any]) -> None:
+        super().__init__(*error.args)
+        self.__traceback__ = error.__traceback__
+        self._made = type(error), error.args, state
+
+    def __reduce__(self) -> Any:
+        return _restore, self._made
+
+
+def _restore(kind: type[Exception], args: Any, state: dict[str, Any]) -> Exception:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def _portable(error: Exception) -> Exception:
+    """Return *error* as the pool can send it: one that cannot be restored there would end the bodies of all others."""
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    for form in (error, _Restored(error, error.__dict__), _Restored(error, {})):
+        with contextlib.suppress(Exception):
+            there = ForkingPickler.loads(ForkingPickler.dumps(form))  # pyright: ignore[reportAttributeAccessIssue]  # typeshed errs
+            if type(there) is type(error):
+                return form
+    return RuntimeError(f"{name}: {error}")
 
 
 def _quiet() -> None:

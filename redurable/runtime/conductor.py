@@ -135,6 +135,7 @@ class Conductor:
 
     def take_fast_call(self) -> Call:
         """Return the call that the step on the short way becomes, or has become."""
+        self.check()
         self._leave_fast()
         call, self._fast_call = self._fast_call, None
         assert call is not None

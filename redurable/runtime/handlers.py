@@ -9,12 +9,14 @@ work and leave after.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -343,6 +345,7 @@ class Resources:
     def __init__(self, made: Mapping[Callable[..., Any], Any] | None = None) -> None:
         self._stack = contextlib.AsyncExitStack()
         self._made: dict[Callable[..., Any], Any] = dict(made or {})
+        self._making: dict[Callable[..., Any], asyncio.Task[None]] = {}
 
     async def enter(self, module: Any) -> None:
         """Enter the module's lifespan, if it has one."""
@@ -356,11 +359,22 @@ class Resources:
         given: dict[str, Any] = {}
         for name, depends in spec.depends.items():
             if depends.make not in self._made:
-                self._made[depends.make] = await self._make(depends.make)
+                await self._once(depends.make)
             given[name] = self._made[depends.make]
         return given
 
-    async def _make(self, make: Callable[..., Any]) -> Any:
+    async def _once(self, make: Callable[..., Any]) -> None:
+        """Make it, or wait for who does: in a task of its own, so what it starts there is no branch of a handler."""
+        task = self._making.get(make)
+        if task is None:
+            task = self._making[make] = asyncio.get_running_loop().create_task(self._make(make), context=Context())
+            task.add_done_callback(lambda _: self._making.pop(make), context=Context())
+        await asyncio.shield(task)
+
+    async def _make(self, make: Callable[..., Any]) -> None:
+        self._made[make] = await self._entered(make)
+
+    async def _entered(self, make: Callable[..., Any]) -> Any:
         if inspect.isasyncgenfunction(make):
             return await self._stack.enter_async_context(contextlib.asynccontextmanager(make)())
         if inspect.isgeneratorfunction(make):

@@ -141,6 +141,9 @@ class Recorder:
     async def settled(self) -> None:
         """Return when nothing is on its way."""
         while not self.idle:
+            for line in (self._flying, self._queue):
+                # a task that was cancelled took the future that it waited for along
+                line[:] = [(e, self._loop.create_future() if f.cancelled() else f, data) for e, f, data in line]
             pending = [f for _, f, _ in (*self._flying, *self._queue)]
             await asyncio.wait([*pending, *self._tasks()])
 

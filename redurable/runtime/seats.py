@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redurable.clock import monotonic, now_ms
-from redurable.errors import SerialisationError, StoreError, UsageError
+from redurable.errors import SerialisationError, StoreError, Suspended, UsageError
 from redurable.journal.cursor import ASKED, INSIDE, RUNNING, Call, Identity, inside_of
 from redurable.model import Reason
 from redurable.runtime.limit import arguments_of, wanted_by
@@ -94,13 +94,15 @@ class _Seat:
                 self.leave()
 
         def run(*args: Any, **kwargs: Any) -> T:
+            self.bodies += 1
             try:
+                if self.over:
+                    raise Suspended("its place was given back while it waited for a thread")
                 return function(*args, **kwargs)
             finally:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
                     loop.call_soon_threadsafe(done)
 
-        self.bodies += 1
         return run
 
 

@@ -21,9 +21,9 @@ import msgspec
 
 from redurable import spans
 from redurable.clock import Seconds, boottime, monotonic, now_ms
-from redurable.errors import ConfigurationError, UsageError
+from redurable.errors import ConfigurationError, PayloadTooLarge, UsageError
 from redurable.events import emit
-from redurable.journal.cursor import INSIDE, RUNNING, Call
+from redurable.journal.cursor import RUNNING, Call
 from redurable.model import StepDone
 from redurable.retry import Retry
 from redurable.runtime.bodies import awaited, in_process, in_thread, on_loop
@@ -56,18 +56,21 @@ async def opened(scope: Scope, spec: StepSpec, n: int | str) -> Call:
     return call
 
 
-async def closed(scope: Scope, call: Call, entry: Any) -> None:
+async def closed(spec: StepSpec, scope: Scope, call: Call, entry: Any) -> None:
     """Record *entry*; return when the call is done, or may be tried again."""
     conductor = scope.attempt.conductor
     if scope.attempt.telling is not None:
         try:
             await scope.attempt.telling.flush()  # what its body told would not be told again
         except asyncio.CancelledError:
-            conductor.bodies.discard(call)
-            if conductor.signal is None and INSIDE not in call.identity[0]:
+            if conductor.signal is None:
                 conductor.give_up(call)
             raise
-    await conductor.record(scope, call, entry)
+    try:
+        await conductor.record(scope, call, entry)
+    except PayloadTooLarge as error:  # by what an entry is more than its value
+        entry, entry.abandoned = failed(spec, scope, call, error), entry.abandoned
+        await conductor.record(scope, call, entry)
     await conductor.wait(scope, call)
 
 
@@ -91,8 +94,9 @@ async def _body(spec: StepSpec, scope: Scope, call: Call, args: Any, kwargs: Any
                 return await spec.function(*args, **kwargs)
             if spec.run_in == "process":
                 return await in_process(spec.function, args, kwargs, spec.typed.annotation)
-            function = kept(scope, call, spec.function) if spec.limits else spec.function
-            return await awaited(await in_thread(scope, function, args, kwargs))
+            return await awaited(await in_thread(scope, kept(scope, call, spec.function), args, kwargs))
+    except (KeyboardInterrupt, SystemExit) as error:  # in a branch it would end the loop
+        raise RuntimeError(f"the step raised {type(error).__name__}") from error
     except asyncio.CancelledError:
         begun = 0.0
         raise
@@ -129,13 +133,12 @@ async def _tried(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: An
                     conductor.give_up(call)
                 raise
             entry = failed(spec, scope, call, conductor.cancellation.error())
-        await closed(scope, call, entry)
+        await closed(spec, scope, call, entry)
 
 
 def perform_sync(scope: Scope, spec: StepSpec, n: int | str, args: Any, kwargs: Any) -> Any:
     """Make a step's call from the scope's thread; the body runs in this very thread."""
-    loop = scope.attempt.loop
-    call = on_loop(loop, opened(scope, spec, n))
+    call = on_loop(scope.attempt.loop, opened(scope, spec, n))
     if call.state == RUNNING:
         with spans.step(scope.attempt.lease, call.identity) as seen:
             _tried_sync(scope, spec, call, args, kwargs)
@@ -144,10 +147,10 @@ def perform_sync(scope: Scope, spec: StepSpec, n: int | str, args: Any, kwargs: 
 
 
 def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any) -> None:
-    loop = scope.attempt.loop
+    loop, conductor = scope.attempt.loop, scope.attempt.conductor
     while call.state == RUNNING and (not spec.limits or on_loop(loop, seated(scope, spec, call, args, kwargs))):
         entry: Any
-        scope.attempt.conductor.bodies.add(call)
+        conductor.bodies.add(call)
         if boottime() > scope.attempt.lease.until:
             on_loop(loop, proven(scope.attempt))
         before = enter(spec, scope, call)
@@ -158,17 +161,18 @@ def _tried_sync(scope: Scope, spec: StepSpec, call: Call, args: Any, kwargs: Any
             elif spec.run_in == "process":
                 value = on_loop(loop, in_process(spec.function, args, kwargs, spec.typed.annotation))
             else:
-                function = kept(scope, call, spec.function) if spec.limits else spec.function
-                value = function(*args, **kwargs)
+                value = kept(scope, call, spec.function)(*args, **kwargs)
             entry = succeeded(spec, scope, call, value)
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and not cut_short(scope.attempt.conductor, call):
+            if isinstance(error, asyncio.CancelledError) and not cut_short(conductor, call):
+                if conductor.signal is None:
+                    loop.call_soon_threadsafe(conductor.give_up, call)
                 raise
             entry = failed(spec, scope, call, error)
         finally:
             _exit(spec, scope, call, before)
         scope.ran(spec.name, begun)
-        on_loop(loop, closed(scope, call, entry))
+        on_loop(loop, closed(spec, scope, call, entry))
 
 
 async def _short_failed(
@@ -177,7 +181,7 @@ async def _short_failed(
     """A body failed on the short way: go on with it in the general one."""
     scope.ran(spec.name, begun)
     call, scope.step = scope.attempt.conductor.take_fast_call(), None
-    await closed(scope, call, failed(spec, scope, call, error))
+    await closed(spec, scope, call, failed(spec, scope, call, error))
     return await _persist(scope, spec, call, args, kwargs)
 
 
@@ -187,7 +191,7 @@ async def _short_canceled(scope: Scope, spec: StepSpec, error: asyncio.Cancelled
     if conductor.signal is None and not conductor.over:
         call, scope.step = conductor.take_fast_call(), None
         if cut_short(conductor, call):
-            await closed(scope, call, failed(spec, scope, call, conductor.cancellation.error()))
+            await closed(spec, scope, call, failed(spec, scope, call, conductor.cancellation.error()))
             return concluded(spec, scope, call)
         conductor.give_up(call)
     raise error
@@ -245,7 +249,7 @@ def _async_step(spec: StepSpec, function: Callable[P, Coroutine[Any, Any, R]]) -
         if recorded:
             await conductor.wait(scope, call)
         else:
-            await closed(scope, call, StepDone(scope.path, name, n, now_ms(), code, msgspec.Raw(data)))
+            await closed(spec, scope, call, StepDone(scope.path, name, n, now_ms(), code, msgspec.Raw(data)))
         return concluded(spec, scope, call)  # type: ignore[no-any-return]  # typed by the wrapper
 
     remember(call_step, spec)

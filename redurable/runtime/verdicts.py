@@ -4,6 +4,9 @@ What a step's body came to, as an entry of the journal; and what an entry says t
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -91,12 +94,19 @@ def _code_changed(attempt: Attempt, entry: StepDone | StepFailedEntry) -> None:
          scope=entry.scope)  # fmt: skip
     if name not in attempt.changed:
         attempt.changed.append(name)
-        attempt.lease.note("changed", ",".join(attempt.changed))
+        _on_loop(attempt, attempt.lease.note, "changed", ",".join(attempt.changed))
     if policy == "hold":
         seq, step = attempt.conductor.cursor.applied, f"{name}#{entry.n}"
         error = JournalMismatchError(
             f"entry {seq} of the journal was recorded by other code of step {step} than there is now",
             seq=seq, recorded=step, asked=f"{step} with other code",
         )  # fmt: skip
-        attempt.conductor.unwind(error)
+        _on_loop(attempt, attempt.conductor.unwind, error)
         raise error
+
+
+def _on_loop(attempt: Attempt, call: Callable[..., Any], *args: Any) -> None:
+    if threading.get_ident() == attempt.thread:
+        call(*args)
+    else:
+        attempt.loop.call_soon_threadsafe(call, *args, context=Context())

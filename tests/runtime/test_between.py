@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
 
 import pytest
 
 from redurable import (
+    Depends,
+    Limit,
     Retry,
     Status,
     StepFailed,
@@ -22,7 +26,9 @@ from redurable import (
     sync,
 )
 from redurable.model import StepDone
+from redurable.runtime import bodies
 from redurable.runtime.handlers import handler, spec_of
+from redurable.runtime.recorder import Recorder
 from redurable.store.lease import Lease
 from tests.runtime.world import World, again
 
@@ -340,3 +346,277 @@ async def test_a_thread_that_ends_late_leaves_the_place_of_its_handler_alone(w: 
     intent = await w.send()
     assert await w.result(intent) == [1, 2]
     assert "next" in [e.name for e in await w.entries(intent, StepDone) if e.scope == ""]
+
+
+class Picky(Exception):
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(f"{code}: {why}")
+        self.number = code
+
+
+@step(run_in="process", retry=Retry(attempts=2, first=0))
+def picky_in_child() -> None:
+    raise Picky(5, "because")
+
+
+async def test_an_error_of_a_process_step_that_cannot_be_unpickled_is_told_as_it_is(w: World) -> None:
+    async def main(payload: None) -> Any:
+        with pytest.raises(StepFailed) as failed:
+            await picky_in_child.aio()
+        error = failed.value
+        return [error.matches(Picky), error.type.rpartition(".")[2], error.reason, error.code]
+
+    await w.serve(main)
+    assert await w.call() == [True, "Picky", "5: because", "STEP_FAILED"]
+
+
+async def test_intents_that_begin_together_are_given_one_and_the_same(w: World) -> None:
+    made: list[Any] = []
+
+    async def make() -> Any:
+        await asyncio.sleep(0.05)
+        made.append(object())
+        return made[-1]
+
+    async def main(payload: None, thing: Any) -> bool:
+        return thing is made[0]
+
+    main.__annotations__["thing"] = Annotated[Any, Depends(make)]
+    await w.serve(main)
+    ids = await w.client.send_many("q", [None] * 5)
+    assert await asyncio.gather(*(w.result(i) for i in ids)) == [True] * 5
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("sync_handler", [False, True])
+async def test_a_result_that_is_too_large_with_its_entry_alone_fails_the_step(
+    w: World, sync_handler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDURABLE_MAX_PAYLOAD", "5000")
+    tries: list[int] = []
+
+    def body() -> str:
+        tries.append(1)
+        return "x" * 4990
+
+    large = step(body)
+
+    def plain(payload: None) -> str:
+        try:
+            large()
+        except StepFailed as failed:
+            found = failed.code
+        sync.run("after", lambda: 1)
+        again(1)
+        return found
+
+    async def main(payload: None) -> str:
+        async def branch() -> str:
+            try:
+                await large.aio()
+            except StepFailed as failed:
+                return failed.code
+            return ""
+
+        found, _ = await asyncio.gather(branch(), run("other", lambda: 1))
+        await run("after", lambda: 1)
+        again(1)
+        return found
+
+    await w.serve(plain if sync_handler else main)
+    assert await w.call() == "PAYLOAD_TOO_LARGE"
+    assert len(tries) == 1
+
+
+async def test_a_body_that_swallows_the_end_of_its_attempt_is_given_the_signal(w: World) -> None:
+    at_work = asyncio.Event()
+    raised: list[BaseException] = []
+
+    @step
+    async def stubborn(way: str) -> int:
+        at_work.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            if way == "raises":
+                raise ConnectionError from None
+        return 1
+
+    async def main(way: str) -> None:
+        try:
+            await stubborn(way)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    await w.serve(main, concurrency=1)
+    for way in ("raises", "returns"):
+        at_work.clear()
+        raised.clear()
+        intent = await w.send(way)
+        await at_work.wait()
+        attempt = next(iter(next(iter(w._workers)).attempts.values()))
+        attempt.lost("FENCED")
+        async with asyncio.timeout(5):
+            while not raised:
+                await asyncio.sleep(0.01)
+        assert isinstance(raised[0], asyncio.CancelledError), raised
+        await w.client.kill(intent)
+
+
+async def test_a_plain_step_that_is_cancelled_by_itself_is_given_up(w: World) -> None:
+    ran: list[str] = []
+
+    @step
+    def odd() -> None:
+        ran.append("odd")
+        raise asyncio.CancelledError
+
+    @step
+    def after() -> str:
+        ran.append("after")
+        return "after"
+
+    def main(payload: None) -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            odd()
+        found = after()
+        sync.sleep(1.2)
+        return found
+
+    await w.serve(main)
+    intent = await w.send()
+    await w.until(intent, Status.WAITING)
+
+
+@pytest.mark.parametrize("policy", ["warn", "hold"])
+async def test_changed_code_of_a_plain_handler_is_told_on_the_loop(
+    w: World, policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[int] = []
+    raised: list[BaseException] = []
+    note = Lease.note
+
+    def seen(self: Lease, name: str, value: str) -> Any:
+        if name == "changed":
+            noted.append(threading.get_ident())
+        return note(self, name, value)
+
+    monkeypatch.setattr(Lease, "note", seen)
+    turn = 0
+
+    def main(payload: None) -> None:
+        nonlocal turn
+        turn += 1
+        first = step(name="work")(lambda: 1)
+        other = step(name="work")(lambda: 2)
+        try:
+            (first if turn == 1 else other)()
+        except BaseException as error:
+            raised.append(error)
+            raise
+        again(1)
+
+    await w.serve(main, on_code_change=policy)
+    intent = await w.send()
+    if policy == "warn":
+        await w.result(intent)
+    else:
+        await w.held(intent)
+        assert type(raised[0]).__name__ == "JournalMismatchError"
+    assert noted
+    assert set(noted) == {threading.get_ident()}
+
+
+async def test_a_place_is_given_back_that_was_to_be_used_by_a_thread_that_never_began(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @step(limit=Limit(name="one", concurrency=1))
+    def limited() -> None: ...
+
+    async def main(payload: None) -> list[int]:
+        task = asyncio.create_task(limited.aio())
+        async with asyncio.timeout(10):
+            while not [limit for limit in await w.client.limits() if limit.used]:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(10):
+            while [limit for limit in await w.client.limits() if limit.used]:
+                await asyncio.sleep(0.01)
+        return []
+
+    await w.serve(main)
+    free = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(bodies, "_threads", pool)
+        pool.submit(free.wait, 20)
+        try:
+            assert await w.call() == []
+        finally:
+            free.set()
+
+
+async def test_an_attempt_that_ends_while_a_record_is_out_waits_for_it_without_spinning(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, looked = Lease.record, 0
+    held: list[Any] = []
+
+    def hold(self: Lease, *args: Any) -> Any:
+        held.append(lambda: record(self, *args))
+
+    def idle(self: Recorder) -> bool:
+        nonlocal looked
+        looked += 1
+        return not self._flying and not self._queue and self._syncing is None
+
+    async def main(payload: None) -> None:
+        await run("work", lambda: 1)
+
+    worker = await w.serve(main)
+    monkeypatch.setattr(Lease, "record", hold)
+    intent = await w.send()
+    async with asyncio.timeout(10):
+        while not held:
+            await asyncio.sleep(0.01)
+    monkeypatch.setattr(Recorder, "idle", property(idle))
+    worker.attempts[intent].unwind()
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr(Lease, "record", record)
+    held[0]()
+    assert await w.result(intent) is None
+    assert [e.name for e in await w.entries(intent, StepDone)] == ["work"]
+    assert looked < 20
+
+
+async def test_an_error_that_carries_much_is_stored_without_it(w: World) -> None:
+    undone: list[int] = []
+
+    async def undo() -> None:
+        undone.append(1)
+
+    async def main(payload: None) -> None:
+        compensate(undo)
+        raise TerminalError("large", details={"all": "x" * 2_000_000})
+
+    await w.serve(main)
+    failure = await w.failure(await w.send())
+    assert undone == [1]
+    assert failure.error is not None
+    assert (failure.error.message, failure.error.details) == ("large", None)
+
+
+async def test_a_body_that_ends_the_process_in_a_branch_fails_its_step(w: World) -> None:
+    @step(retry=Retry(attempts=1))
+    async def exits() -> None:
+        raise SystemExit(2)
+
+    async def main(payload: None) -> str:
+        found = await asyncio.gather(exits(), run("other", lambda: 1), return_exceptions=True)
+        return type(found[0]).__name__
+
+    await w.serve(main)
+    assert await w.call() == "StepFailed"
