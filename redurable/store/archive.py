@@ -8,13 +8,17 @@ was exported is deliverable again. Each may be repeated.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
+
+import msgspec
 
 from redurable.clock import now_ms
 from redurable.errors import ConfigurationError, NotFound, WrongState
 from redurable.ids import partition_of
 from redurable.model import Reason, Status
 from redurable.portable import Parts, pack, token_of, unpack
+from redurable.store.courier import relay
 from redurable.store.journals import entries_of
 from redurable.store.keys import FRESH_LANES, check_queue, check_session, continuations, told_keys
 from redurable.store.scripts import load
@@ -180,14 +184,18 @@ def _lane(parts: Parts) -> str:
 
 async def delete(store: Store, intent: str) -> None:
     """
-    Remove the finished *intent* now; its idempotency key may be used again.
+    Remove the finished *intent* now; its idempotency key may be used again. What it owes others is done before.
 
     Raises:
         NotFound: It is not there.
         WrongState: It is open; it is unchanged.
     """
     keys = store.keys_of(intent)
-    status = (await _head(store, intent))["status"].decode()
+    head = await _head(store, intent)
+    status = head["status"].decode()
+    if "owes" in head or head.get("reply", b"").startswith(b"^"):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # what cannot be read is deleted as well
+            await relay(store, intent)
     places = (
         keys.head(intent), keys.envelope(intent), keys.journal(intent), keys.outcome(intent),
         keys.checkpoint(intent), keys.arrivals(intent), *told_keys(keys, intent),

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from redurable import Status, compensate, handler, sleep, step, unwinding
-from redurable.model import StepDone
+from redurable import Status, approval, call, compensate, handler, sleep, step, unwinding
+from redurable.model import Called, StepDone
 from redurable.runtime.handlers import spec_of
 from tests.runtime.world import QUEUE, World
 
@@ -244,3 +244,26 @@ async def test_a_worker_that_heard_nothing_learns_of_it_when_it_is_connected_aga
     async with asyncio.timeout(30):
         while worker.gates.closed != {QUEUE}:
             await asyncio.sleep(0.004)
+
+
+async def test_what_is_killed_and_deleted_at_once_leaves_no_child_and_no_approval(w: World) -> None:
+    """With no worker left, it is not relayed before."""
+
+    async def main(payload: bool) -> None:
+        if payload:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(call(QUEUE, False))
+                group.create_task(approval("publish").wait())
+        await sleep(600)
+
+    worker = await w.serve(main)
+    intent, keys = await w.send(True), w.store.keys[0]
+    await w.until(intent, Status.WAITING)
+    (called,) = await w.entries(intent, Called)
+    await w.until(called.child, Status.WAITING)
+    assert await w.store.mux.command("EXISTS", keys.asked)
+    await w.stop(worker)
+    assert await w.client.kill(intent) == "CANCELED"
+    await w.client.delete(intent)
+    assert (await w.get(called.child)).canceling
+    assert not await w.store.mux.command("EXISTS", keys.asked)
