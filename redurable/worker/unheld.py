@@ -28,13 +28,14 @@ _IDLE_MS = 1000
 
 
 async def unheld(worker: Worker, keeper: Keeper) -> None:
-    """Hand back what nobody here holds until the worker stops."""
+    """Hand back what nobody here holds until cancelled: a worker that drains reads nothing more, but may for long."""
     before: set[tuple[str, bytes]] = set()
     looked, pace = monotonic(), worker.pace.parts[keeper.keys.partition]
-    while not worker.stopping.is_set():
+    while True:
         await pace.wait(_OFTEN, _CALM)
         now = monotonic()
-        if now - worker.disturbed_at > _DISTURBED and now - looked < worker.settings.lease / 4:
+        quiet = now - worker.disturbed_at > _DISTURBED and not worker.stopping.is_set()
+        if quiet and now - looked < worker.settings.lease / 4:
             continue
         looked = now
         found = await _unheld(worker, keeper)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from redurable import handler
+from redurable import Status, handler, step
 from redurable.runtime.handlers import spec_of
 from redurable.store.keeper import Keeper
-from tests.runtime.world import World
+from redurable.worker import consume, unheld
+from tests.runtime.world import QUEUE, World
 
 pytestmark = pytest.mark.anyio
 QUEUES = [f"queue-{n}" for n in range(8)]
@@ -61,3 +63,62 @@ async def test_of_many_queues_the_one_that_brings_something_again_is_claimed_beh
     assert sum(behind) >= 10, "most of them needed no claim of their own"
     for n, queue in enumerate(QUEUES):
         assert await w.client.call(queue, n) == n
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_was_delivered_beyond_the_places_is_left_to_others(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read gives so many of each stream: two intents come to one place, and who has it keeps it."""
+    monkeypatch.setattr(unheld, "_DISTURBED", -1.0)
+    go_on, claim, sent = asyncio.Event(), consume._Consumer._claim, list[str]()
+
+    async def main(payload: str) -> str:
+        if payload == "first":
+            await go_on.wait()
+        return payload
+
+    async def claimed(self: Any, *args: Any, **more: Any) -> int:
+        count = await claim(self, *args, **more)
+        if not sent:  # right before it reads
+            sent.extend([await w.send("first", priority="high"), await w.send("second")])
+        return count
+
+    monkeypatch.setattr(consume._Consumer, "_claim", claimed)
+    await w.serve(main, concurrency=1, lease=60.0)
+    async with asyncio.timeout(5):
+        while len(sent) < 2:
+            await asyncio.sleep(0.004)
+    await w.until(sent[0], Status.IN_PROGRESS)
+    await w.serve(main, concurrency=1, lease=60.0)
+    assert await w.client.wait_for(sent[1], 8) == "second"
+    go_on.set()
+    assert await w.result(sent[0]) == "first"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_was_delivered_to_a_worker_that_drains_is_left_to_others(w: World) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def work() -> None:
+        begun.set()
+        await go_on.wait()
+
+    async def main(payload: str) -> str:
+        if payload == "first":
+            await work()
+        return payload
+
+    drains = await w.serve(main, lease=60.0, grace=30.0)
+    first = await w.send("first")
+    await begun.wait()
+    drains.stop()
+    await asyncio.sleep(0.2)
+    second = await w.send("second")  # the reply of its last read never came
+    stream = w.store.keys[0].stream(QUEUE, "q:normal")
+    words = ("XREADGROUP", "GROUP", "rd", drains.id, "COUNT", 1, "STREAMS", stream, ">")
+    assert await w.store.mux.command(*words)
+    await w.serve(main, lease=60.0)
+    assert await w.client.wait_for(second, 10) == "second"
+    assert (await w.get(first)).status is Status.IN_PROGRESS
+    go_on.set()
+    assert await w.result(first) == "first"
