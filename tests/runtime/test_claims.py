@@ -66,7 +66,9 @@ async def test_of_many_queues_the_one_that_brings_something_again_is_claimed_beh
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_what_was_delivered_beyond_the_places_is_left_to_others(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_delivered_beyond_the_places_is_left_to_others(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A read gives so many of each stream: two intents come to one place, and who has it keeps it."""
     monkeypatch.setattr(unheld, "_DISTURBED", -1.0)
     go_on, claim, sent = asyncio.Event(), consume._Consumer._claim, list[str]()
