@@ -164,4 +164,4 @@ async def test_all_that_are_chosen_are_canceled(s: Site) -> None:
     async def all_canceled() -> bool:
         return all([(await s.client.get(intent)).status is Status.CANCELED for intent in ids])
 
-    await until(all_canceled, 30)
+    await until(all_canceled, 60)

@@ -76,7 +76,7 @@ async def test_a_call_with_a_limit_that_passes_is_cancelled(s: Site) -> None:
     async def told() -> bool:
         return (await s.client.get(called.child)).canceling
 
-    await until(told, 30)
+    await until(told, 60)
     s.fleet.open("limit-late")
 
 

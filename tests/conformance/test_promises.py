@@ -129,7 +129,7 @@ async def test_an_approval_is_listed_and_answered(s: Site) -> None:
     async def listed() -> bool:
         return intent in [asked.intent for asked in await s.client.approvals()]
 
-    await until(listed, 30)
+    await until(listed, 60)
     await s.client.answer(intent, "publish", "no", by="ada")
     assert await s.result(intent) is None
     assert not await listed()

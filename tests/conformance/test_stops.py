@@ -63,13 +63,13 @@ STOPS = [all_killed, one_worker_killed, all_workers_stopped, server_killed, serv
 async def test_everything_goes_on_where_it_was(lone: Site, stop: Callable[[Site], Awaitable[None]]) -> None:
     ids = [await lone.send("life", {"n": LATE}) for _ in range(LIVES)]
     waits = [asyncio.create_task(lone.result(intent)) for intent in ids]  # these outlast it too
-    await until(lambda: lone.lines().count("left") >= LIVES // 2, 30)
+    await until(lambda: lone.lines().count("left") >= LIVES // 2, 60)
     await stop(lone)  # in steps, in calls, in short and long sleeps
     await lone.client.resolve(ids[0], "go", "go")
     for intent in ids[1:]:
         await lone.asked(intent, "go#0")
         await lone.client.resolve(intent, "go", "go")
-    await until(lambda: lone.lines().count("late1") >= LIVES // 2, 30)
+    await until(lambda: lone.lines().count("late1") >= LIVES // 2, 60)
     if stop is server_killed:
         await stop(lone)  # once more, in the last steps
     assert await asyncio.gather(*waits) == [WHOLE] * LIVES

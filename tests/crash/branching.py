@@ -100,7 +100,7 @@ async def strike_while(fleet: Fleet, plan: Drill, going: asyncio.Future[Any]) ->
 
     while len(gone) < plan.kills:
         await asyncio.wait([going], timeout=plan.pace * (0.5 + dice.random()))
-        victims = await until(enough, 30)
+        victims = await until(enough, 60)
         if going.done():
             break
         victim = dice.choice(victims)

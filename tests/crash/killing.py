@@ -56,7 +56,7 @@ async def strike(fleet: Fleet, plan: Drill, before: Callable[[int], None] | None
     dice = random.Random(plan.seed)
     gone: set[int] = set()
     while len(gone) < plan.kills:
-        victims = await until(lambda: _enough(fleet, gone), 30)
+        victims = await until(lambda: _enough(fleet, gone), 60)
         # whoever took over has to get a step done: three losses without progress would end an intent, rightly
         await asyncio.sleep(0.25 + dice.uniform(0, 2) * plan.pace)
         victim = dice.choice(victims)
@@ -95,7 +95,7 @@ async def drill(plan: Drill) -> dict[str, Any]:
             assert results == [40 * plan.steps] * plan.intents
             figures: dict[str, Any] = await judge(fleet, list(intents))
             figures |= {"kills": len(gone), "kills were over first": struck, "seconds of work": round(worked, 1)}
-            await until(lambda: len(_alive(fleet, gone)) >= 4, 20)
+            await until(lambda: len(_alive(fleet, gone)) >= 4, 60)
             await fleet.reap()
             assert parent.popen.returncode == 0
             found = await check_all(await fleet.store())

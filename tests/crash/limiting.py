@@ -62,7 +62,7 @@ async def limit_drill(plan: Drill) -> dict[str, Any]:
             last = {"key": "k0", "n": 0, "gate": "last"}
             again = list(await fleet.client.send_many("keyed", [last] * _MOST["handler"]))
             for intent in again:
-                await fleet.line(intent, "in:handler:k0", within=20)
+                await fleet.line(intent, "in:handler:k0", within=60)
             fleet.open("last")
             await asyncio.gather(*(fleet.client.wait_for(i, 40) for i in again))
             assert _inside(fleet)["most handlers of a key"] == _MOST["handler"], "so many could be, and were"

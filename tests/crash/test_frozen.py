@@ -32,7 +32,7 @@ async def _nothing_left(fleet: Fleet, frozen: list[Process]) -> None:
         streams = await keeper.all_streams()
         return not any([await keeper.pending(s, owner=p.id) for s in streams for p in frozen])
 
-    await until(none, 30)
+    await until(none, 60)
 
 
 def _late(lines: list[Line]) -> list[Line]:

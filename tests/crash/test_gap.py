@@ -52,7 +52,7 @@ async def test_a_server_that_comes_back_without_the_tail_is_noticed_before_the_n
     await _cut_tail(fleet, intent, 2)
     await asyncio.to_thread(fleet.server.restart)
     # its body still waits: nothing is recorded that could be refused
-    await fleet.event("attempt.fenced", 10, intent=intent, word="REGRESSED")
+    await fleet.event("attempt.fenced", 60, intent=intent, word="REGRESSED")
     again = await fleet.line(intent, "gated99", count=2)
     assert again.epoch > first.epoch
     fleet.open("never")

@@ -42,13 +42,13 @@ async def test_what_a_frozen_worker_has_goes_over_to_its_heirs_and_to_nobody_els
     zombie.freeze()
     others = list(await fleet.client.send_many("keyed", [{"key": "k", "n": 1, "gate": "on"}] * 3))
     for intent in held:
-        taken = await fleet.line(intent, "in:handler:k", count=2, within=30)
+        taken = await fleet.line(intent, "in:handler:k", count=2, within=60)
         assert taken.pid == other.pid
 
     async def waiting() -> bool:
         return all([(await fleet.client.get(i)).reason == "LIMIT" for i in others])
 
-    await until(waiting, 20)
+    await until(waiting, 60)
     assert not [line for i in others for line in fleet.ledger(i)], "there was no place for them"
     fleet.open("on")
     zombie.thaw()
@@ -60,6 +60,6 @@ async def test_what_a_frozen_worker_has_goes_over_to_its_heirs_and_to_nobody_els
             inside += 1 if line.step.startswith("in:") else -1
             most = max(most, inside)
     assert (inside, most) == (0, 5)
-    await until(lambda: not zombie.alive or fleet.events("attempt.ended", pid=zombie.pid), 20)
+    await until(lambda: not zombie.alive or fleet.events("attempt.ended", pid=zombie.pid), 60)
     await fleet.reap()
     assert await check_all(await fleet.store()) == {"COMPLETED": 8}

@@ -27,9 +27,9 @@ async def test_500_ticks_by_three_workers_of_which_two_are_killed_are_each_fired
         return sum([(await client.schedules.get(name)).fired for name in SCHEDULES]) >= least
 
     for worker, share in zip(workers, (TICKS // 3, 2 * TICKS // 3), strict=False):
-        await until(lambda share=share: fired(share), 30, 0.05)  # type: ignore[misc]
+        await until(lambda share=share: fired(share), 60, 0.05)  # type: ignore[misc]
         worker.kill()
-    await until(lambda: fired(TICKS), 30, 0.05)
+    await until(lambda: fired(TICKS), 60, 0.05)
     await asyncio.gather(*(client.schedules.pause(name) for name in SCHEDULES))
 
     infos = {name: await client.schedules.get(name) for name in SCHEDULES}
@@ -67,7 +67,7 @@ async def test_what_fell_due_while_no_worker_was_there_is_made_up_by_the_rule(fl
         return info.fired > 0 and info.fired + info.missed >= 10
 
     for rule in ("all", "one", "none"):
-        await until(lambda rule=rule: over(rule), 20)  # type: ignore[misc]
+        await until(lambda rule=rule: over(rule), 60)  # type: ignore[misc]
         await client.schedules.pause(rule)
     made_up, latest, none = [await client.schedules.get(rule) for rule in ("all", "one", "none")]
     assert made_up.missed == 0

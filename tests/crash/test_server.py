@@ -55,7 +55,7 @@ class Load:
 
     async def resumed(self, since: float) -> float:
         """Return how long after *since* the first step began."""
-        await until(lambda: self.fleet.ledger()[-1].at > since, 20)
+        await until(lambda: self.fleet.ledger()[-1].at > since, 60)
         return min(line.at for line in self.fleet.ledger() if line.at > since) - since
 
 

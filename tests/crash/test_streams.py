@@ -66,7 +66,7 @@ async def test_streams_whose_workers_are_killed_in_the_middle(fleet: Fleet) -> N
 
     for name, counts in stops.items():
         for count in counts:  # there its body stops until the gate is opened
-            await until(lambda step=f"{name}#1", count=count: has(step, count), 40)
+            await until(lambda step=f"{name}#1", count=count: has(step, count), 60)
             pid = reader.kept[f"{name}#1"][-1]["pid"]
             (owner,) = [process for process in fleet.processes if process.pid == pid]
             owner.kill()

@@ -87,7 +87,7 @@ async def test_a_promotion_reaches_workers_that_wait_and_the_old_one_waits_for_i
     rollout, client = Rollout(fleet), fleet.client
     await rollout.start("v1", 1)
     old = await client.send("release", {"pause": 0.0, "nap": None})
-    await until(lambda: _ran(fleet).get(old), 30)
+    await until(lambda: _ran(fleet).get(old), 60)
     await rollout.start("v2", 1)
     await client.deployments.promote("release", "v1")
     back = await client.send("release", {"pause": 0.0, "nap": 0.0})

@@ -74,7 +74,7 @@ async def test_a_timer_of_an_hour_keeps_its_due_time_through_the_deaths_of_worke
     await lone_fleet.start()
     await lone_fleet.line(intent, "gated99", count=2)
     lone_fleet.open("hour")
-    await until(parked, 20)
+    await until(parked, 60)
     assert (await lone_fleet.client.get(intent)).wake == set_at
     for process in lone_fleet.processes:
         process.popen.kill()
@@ -87,12 +87,12 @@ async def test_a_timer_of_an_hour_keeps_its_due_time_through_the_deaths_of_worke
     assert await store.mux.command("ZSCORE", keys.timers, intent) == str(set_at).encode()
     assert await due() == set_at
     await store.wake(intent)  # a look too early: it finds that it is, and waits on
-    await until(lambda: lone_fleet.client.get(intent), 5)
+    await until(lambda: lone_fleet.client.get(intent), 60)
 
     async def waits_again() -> bool:
         found = await lone_fleet.client.get(intent)
         return found.attempt >= 3 and found.wake is not None
 
-    await until(waits_again, 20)
+    await until(waits_again, 60)
     assert (await lone_fleet.client.get(intent)).wake == set_at
     assert await due() == set_at

@@ -23,8 +23,8 @@ async def test_a_thawed_zombie_is_refused_record_and_settle_and_its_handlers_are
     await until(recorded)  # its one step is through: what is left to it is the settle
     zombie.freeze()
     (other,) = await fleet.start(1, lease=LEASE)
-    taken = await fleet.line(recording, "gated99", count=2, within=20)
-    await until(lambda: fleet.events("attempt.started", pid=other.pid, intent=settling), 20)
+    taken = await fleet.line(recording, "gated99", count=2, within=60)
+    await until(lambda: fleet.events("attempt.started", pid=other.pid, intent=settling), 60)
     assert (held.pid, taken.pid) == (zombie.pid, other.pid)
     assert taken.epoch > held.epoch
     fleet.open("on")  # all may go on now: what the zombie has to say is late

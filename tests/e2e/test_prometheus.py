@@ -133,7 +133,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, server: PrivateServer) -> It
     try:
         for worker, count in zip(workers, (2, 1, 1), strict=True):
             worker.started(count)
-        until(lambda: prometheus.up() == 3, 30)
+        until(lambda: prometheus.up() == 3, 60)
         prometheus.scraped(ports)
         outcomes = load(server.url, room, workers, prometheus)
         lines = Counter((room / "ledger").read_text().splitlines())

@@ -35,7 +35,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-async def until(look: Callable[[], T | Awaitable[T]], within: float = 30.0, every: float = 0.005) -> T:
+async def until(look: Callable[[], T | Awaitable[T]], within: float = 60.0, every: float = 0.005) -> T:
     """Return what *look* gives once it is true; AssertionError when it is not in time."""
     end = time.monotonic() + within
     while True:
@@ -239,12 +239,12 @@ class Fleet:
         self._events += map(json.loads, self._told.more())
         return [e for e in self._events if name in ("", e["event"]) and all(e.get(k) == v for k, v in fields.items())]
 
-    async def event(self, name: str, within: float = 30.0, **fields: Any) -> dict[str, Any]:
+    async def event(self, name: str, within: float = 60.0, **fields: Any) -> dict[str, Any]:
         """Return the first event *name* with *fields*, waiting for it."""
         found = await until(lambda: self.events(name, **fields), within)
         return found[0]
 
-    async def line(self, intent: str, step: str, count: int = 1, within: float = 30.0) -> Line:
+    async def line(self, intent: str, step: str, count: int = 1, within: float = 60.0) -> Line:
         """Return the *count*-th ledger line of a step, waiting for it."""
 
         def look() -> list[Line]:

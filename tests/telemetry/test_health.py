@@ -65,7 +65,7 @@ def test_cut_off_from_the_server_it_lives_and_is_not_ready(serve: Callable[..., 
         assert worker.value("redurable_store_up") == 0
         until(lambda: worker.value("redurable_renewals_total", result="failed") > 0)
         server.start()
-        until(lambda: worker.probe("/health/ready") == (200, "ok"), 30)
+        until(lambda: worker.probe("/health/ready") == (200, "ok"), 60)
         until(lambda: worker.value("redurable_store_up") == 1)
 
 
@@ -77,12 +77,12 @@ def test_a_server_that_answers_nothing_is_no_server_and_the_page_comes_all_the_s
         until(lambda: worker.probe("/health/ready") == (200, "ok"))
         server.freeze()
         try:
-            until(lambda: worker.probe("/health/ready") == (503, "cut_off"), 30)
+            until(lambda: worker.probe("/health/ready") == (503, "cut_off"), 60)
             assert worker.value("redurable_store_up") == 0
             assert worker.value("redurable_capacity") == 100
         finally:
             server.thaw()
-        until(lambda: worker.probe("/health/ready") == (200, "ok"), 30)
+        until(lambda: worker.probe("/health/ready") == (200, "ok"), 60)
 
 
 def test_a_parent_whose_loop_hangs_is_not_live(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -526,13 +526,13 @@ async def test_a_killed_recovered_and_retried_intent_is_one_trace(
     fleet: Fleet, collector: Collector, supervise: Callable[..., None], traced: Traced
 ) -> None:
     supervise()
-    await fleet.event("worker.started", 30)
+    await fleet.event("worker.started", 60)
     with traced.tracer.start_as_current_span("checkout"):
         intent = await fleet.client.send("orders", {"items": ["a", "b"], "secret": SECRET})
-    victim = (await fleet.line(intent, "pack", within=20)).pid
-    await until(lambda: len([s for s in collector.spans() if s.name == "reserve"]) == 2, 20)
+    victim = (await fleet.line(intent, "pack", within=60)).pid
+    await until(lambda: len([s for s in collector.spans() if s.name == "reserve"]) == 2, 60)
     os.kill(victim, signal.SIGKILL)
-    await fleet.line(intent, "pack", count=2, within=30)
+    await fleet.line(intent, "pack", count=2, within=60)
     fleet.open("packing")
     assert await fleet.client.wait_for(intent, 40) == SECRET
     await fleet.reap()
