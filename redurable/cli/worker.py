@@ -165,7 +165,7 @@ def load(target: str, queue: str | None, app_dir: str | None) -> list[HandlerSpe
             _ = handler.result  # resolves every annotation
     except RedurableError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(
             f"module {module!r} cannot be imported: {type(error).__name__}: {error}",
             code="BAD_HANDLER",
@@ -174,7 +174,7 @@ def load(target: str, queue: str | None, app_dir: str | None) -> list[HandlerSpe
     return handlers
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Return the line of the user's code that raised."""
     if isinstance(error, SyntaxError):
         return f"at {error.filename}, line {error.lineno}"

@@ -74,6 +74,11 @@ class HandlerSpec:
     is_async: bool = field(init=False)  # runs on the loop, else in a thread
 
     def __post_init__(self) -> None:
+        if inspect.isasyncgenfunction(self.function) or inspect.isgeneratorfunction(self.function):
+            raise ConfigurationError(
+                f"{self.name} yields: a handler returns its result", code="BAD_HANDLER",
+                hint="make it a step, and let the handler iterate it",
+            )  # fmt: skip
         self.is_async = inspect.iscoroutinefunction(self.function)
 
     @property

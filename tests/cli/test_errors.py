@@ -112,6 +112,9 @@ def test_a_target_that_is_none(cli: Cli, target: str) -> None:
         ("syntactical", "def f(:\n    pass\n", "line 1"),
         ("raising", "x = 1\nraise RuntimeError('at import')\n", "line 2: raise RuntimeError"),
         ("importing", "import nothing_of_that_name\n", "nothing_of_that_name"),
+        ("exiting", "import sys\nsys.exit(3)\n", "line 2: sys.exit(3)"),
+        ("yielding", "async def f(x):\n    yield 1\n", "returns its result"),
+        ("generating", "from redurable import handler\n@handler\ndef f(x):\n    yield 1\n", "returns its result"),
         ("annotated", "def f(x: 'Unknown') -> int:\n    return 1\n", "Unknown"),
     ],
 )
