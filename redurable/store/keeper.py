@@ -123,12 +123,14 @@ class Keeper:
         """Return every stream ever made in the partition."""
         return sorted(s.decode() for s in await self._mux.command("SMEMBERS", self.keys.streams))
 
-    async def pending(self, stream: str, *, owner: str = "", idle: int = 0) -> list[Pending]:
+    async def pending(
+        self, stream: str, *, owner: str = "", idle: int = 0, behind: Pending | None = None
+    ) -> list[Pending]:
         """Return pending entries of *stream*, oldest first, bounded; of one *owner*, or idle for *idle* ms."""
         words: list[Any] = ["XPENDING", stream, GROUP]
         if idle:
             words += ["IDLE", idle]
-        words += ["-", "+", _COUNT]
+        words += [b"(" + behind.entry if behind else "-", "+", _COUNT]
         if owner:
             words.append(owner)
         try:

@@ -9,6 +9,7 @@ renewal, and oftener for some seconds after any of our connections was made anew
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from redurable.clock import monotonic
@@ -51,9 +52,10 @@ async def _unheld(worker: Worker, keeper: Keeper) -> list[Pending]:
     for queue in worker.queues:
         lanes, alone = keeper.streams_of(queue)
         for stream in (*lanes, *alone):
-            try:
-                found += await keeper.pending(stream, owner=worker.id, idle=_IDLE_MS)
-            except StoreError:
-                continue  # no group there yet
+            last = None
+            with contextlib.suppress(StoreError):  # no group there yet
+                while page := await keeper.pending(stream, owner=worker.id, idle=_IDLE_MS, behind=last):
+                    found += page
+                    last = page[-1]
     held = {(a.lease.stream, a.lease.entry) for a in worker.attempts.values()}
     return [entry for entry in found if (entry.stream, entry.entry) not in held]

@@ -9,6 +9,7 @@ import pytest
 
 from redurable import Status, handler, step
 from redurable.runtime.handlers import spec_of
+from redurable.store import keeper
 from redurable.store.keeper import Keeper
 from redurable.worker import consume, unheld
 from tests.runtime.world import QUEUE, World
@@ -124,3 +125,29 @@ async def test_what_was_delivered_to_a_worker_that_drains_is_left_to_others(w: W
     assert (await w.get(first)).status is Status.IN_PROGRESS
     go_on.set()
     assert await w.result(first) == "first"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_nobody_holds_is_found_behind_all_that_is_held(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker with many places: a look at its pending list does not end at the first page, which is all held."""
+    monkeypatch.setattr(keeper, "_COUNT", 3)
+    go_on = asyncio.Event()
+
+    async def main(payload: int) -> int:
+        if payload < 7:
+            await go_on.wait()
+        return payload
+
+    worker = await w.serve(main, lease=60.0, concurrency=7)
+    held = [await w.send(n) for n in range(7)]
+    for intent in held:
+        await w.until(intent, Status.IN_PROGRESS)
+    last = await w.send(7)  # the reply of a read never came
+    stream = w.store.keys[0].stream(QUEUE, "q:normal")
+    words = ("XREADGROUP", "GROUP", "rd", worker.id, "COUNT", 1, "STREAMS", stream, ">")
+    assert await w.store.mux.command(*words)
+    worker.disturbed()
+    await w.serve(main, lease=60.0)
+    assert await w.client.wait_for(last, 10) == 7
+    go_on.set()
+    assert [await w.result(intent) for intent in held] == list(range(7))
