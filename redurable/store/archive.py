@@ -28,6 +28,7 @@ __all__ = ["delete", "export", "import_record", "parts_of", "place"]
 
 _KEPT_AT_LEAST = 86_400_000  # ms that a finished intent stays after its import, however old it is
 _TRIES = 20
+_ASKED = (Reason.LIMIT, Reason.HUMAN, Reason.PROMISE)
 _delete, _import = load("delete"), load("import")
 
 
@@ -84,7 +85,8 @@ async def import_record(store: Store, record: Any) -> bool:
     """
     Store the intent of *record* under its id; return False when the very same one is there already.
 
-    An open one goes on: it is deliverable if it was, or if an attempt held it; its timers are those it had.
+    An open one goes on: it is deliverable if it was, or if an attempt held it, or if people are asked for an answer,
+    who are asked again; its timers are those it had.
 
     Raises:
         ConfigurationError: BAD_IMPORT; nothing was stored.
@@ -143,25 +145,24 @@ async def place(store: Store, intent: str, parts: Parts, token: str) -> str:
 
 
 def _resumed(parts: Parts, status: Status) -> Status:
-    """One that was paused goes on as any other; so does one that waited for a limit."""
+    """One that was paused goes on as any other; what waits where others see it asks again: their lists are not here."""
     head = parts.head
-    if head.get("reason") == Reason.LIMIT:  # the line that it stood in is not here: it asks again
-        for name in ("wake", "reason"):
-            head.pop(name)
-        return Status.SUBMITTED
     to, _, rest = head.pop("paused", "").partition(":")
     if "lane" in head:
         head["lane"] = head["lane"].lstrip("!")
-    if status is not Status.PAUSED:
-        return status
-    if to == "CREATED" and "start" in head:
-        return Status.CREATED
-    if to == "WAITING" and rest == str(len(parts.journal)):
-        return Status.WAITING
-    parts.lane = rest if to == "SUBMITTED" else ""
-    for name in ("wake", "reason"):
-        head.pop(name, None)
-    return Status.SUBMITTED
+    if status is Status.PAUSED:
+        if to == "CREATED" and "start" in head:
+            return Status.CREATED
+        waits = to == "WAITING" and rest == str(len(parts.journal))
+        status = Status.WAITING if waits else Status.SUBMITTED
+        parts.lane = rest if to == "SUBMITTED" else ""
+    listed = any(mark[:1] == b"?" and mark[1:] for mark in parts.arrivals.values())
+    if status is Status.WAITING and head.get("reason") in (_ASKED if listed else (Reason.LIMIT,)):
+        status = Status.SUBMITTED
+    if status is Status.SUBMITTED:
+        for name in ("wake", "reason"):
+            head.pop(name, None)
+    return status
 
 
 def _line_up(parts: Parts, session: str, lane: str) -> Status:

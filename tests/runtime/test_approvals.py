@@ -151,3 +151,21 @@ async def test_what_cannot_be_asked_is_refused(w: World, options: Any) -> None:
 
     await w.serve(main)
     assert (await w.failure(await w.send())).error.code == "BAD_ARGUMENT"
+
+
+async def test_one_that_was_exported_is_asked_for_where_it_is_imported(w: World) -> None:
+    async def main(payload: None) -> str:
+        return (await approval("publish", outcomes=("yes", "no"), of=Form)).outcome
+
+    worker = await w.serve(main)
+    intent = await w.send()
+    await asked(w, intent)
+    await w.until(intent, Status.WAITING)
+    await w.stop(worker)
+    record = await w.client.export(intent)
+    async with World(w.url, f"{w.namespace}b") as other:
+        assert await other.client.import_(record)
+        await other.serve(main)
+        assert "comment" in str((await asked(other, intent)).form)
+        await other.client.answer(intent, "publish", "yes", value=Form("fine"))
+        assert await other.result(intent) == "yes"
