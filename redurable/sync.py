@@ -91,11 +91,6 @@ class Client(Operating, Following):
         await asyncio.gather(*late, return_exceptions=True)
 
     def _wait(self, coroutine: Coroutine[Any, Any, R]) -> R:
-        with self._lock:
-            if self._loop is None or self._pid != os.getpid():
-                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                threading.Thread(target=self._loop.run_forever, name="redurable-client", daemon=True).start()
-            loop = self._loop
         scope = scope_var.get()
         if scope is not None and not scope.inside:
             coroutine.close()
@@ -104,7 +99,11 @@ class Client(Operating, Following):
                 code="USE_DURABLE_SEND",
                 hint="put the call into a step",
             )
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        with self._lock:  # so that `close` waits for it
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=_turn, args=(self._loop,), name="redurable-client", daemon=True).start()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -167,6 +166,11 @@ class Client(Operating, Following):
     def retry(self, intent: str) -> None:
         """Continue a failed intent with its journal; see `redurable.Client.retry`."""
         self._wait(self._client.retry(intent))
+
+
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 class _Blocking:

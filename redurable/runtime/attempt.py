@@ -219,6 +219,8 @@ class Attempt:
             return ended
         if lease.base:
             await self.recorder.load()
+        if not self.recorder.ready():
+            await self.recorder.settled()
         self._cursor.last_at = self._cursor.began or lease.started
         if self._cursor.left:
             part(self)

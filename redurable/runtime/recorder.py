@@ -59,8 +59,8 @@ class Recorder:
     """
 
     __slots__ = (
-        "_behind", "_flying", "_heaviest", "_limit", "_loop", "_most", "_owner", "_queue", "_syncing", "cursor",
-        "lease", "lost", "size",
+        "_behind", "_flying", "_heaviest", "_limit", "_loop", "_most", "_owner", "_queue", "_ready", "_syncing",
+        "cursor", "lease", "lost", "size",
     )  # fmt: skip
 
     def __init__(self, lease: Lease, cursor: Cursor, owner: Owner, limit: int) -> None:
@@ -75,7 +75,8 @@ class Recorder:
         self._flying: list[tuple[Entry, asyncio.Future[None], bytes]] = []
         self._queue: list[tuple[Entry, asyncio.Future[None], bytes]] = []
         self._syncing: asyncio.Task[None] | None = None
-        self._behind = False  # more came while the journal was read
+        self._ready = False
+        self._behind = False  # more came while the journal was read, or before
 
     @property
     def idle(self) -> bool:
@@ -128,12 +129,19 @@ class Recorder:
             self.lose("OVER")
             del self._owner
 
+    def ready(self) -> bool:
+        """Take news from now on: the journal that was claimed is loaded. Whether none came before."""
+        self._ready = True
+        if self._behind:
+            self.sync()
+        return self._syncing is None
+
     async def _decoded(self, found: list[bytes], before: int) -> list[Entry]:
         return [readable(raw, seq) for seq, raw in enumerate(found, before + 1)]
 
     def sync(self) -> None:
         """Fetch what the journal holds beyond the cursor (something came from outside)."""
-        if self._syncing is None and self.lost is None:
+        if self._ready and self._syncing is None and self.lost is None:
             self._syncing = background(self._fetch())
         else:
             self._behind = True

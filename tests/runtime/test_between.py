@@ -22,10 +22,11 @@ from redurable import (
     compensate,
     promise,
     run,
+    sleep,
     step,
     sync,
 )
-from redurable.model import StepDone
+from redurable.model import CancelRequested, StepDone
 from redurable.runtime import bodies
 from redurable.runtime.handlers import handler, spec_of
 from redurable.runtime.recorder import Recorder
@@ -620,3 +621,82 @@ async def test_a_body_that_ends_the_process_in_a_branch_fails_its_step(w: World)
 
     await w.serve(main)
     assert await w.call() == "StepFailed"
+
+
+@pytest.mark.parametrize("news", ["value", "cancel"])
+@pytest.mark.parametrize("begun", [False, True])
+async def test_news_of_an_attempt_that_has_not_begun_are_taken_once(w: World, news: str, begun: bool) -> None:
+    making, made = asyncio.Event(), asyncio.Event()
+    ran: list[str] = []
+
+    async def make() -> int:
+        making.set()
+        await made.wait()
+        return 1
+
+    async def first(payload: None) -> None:
+        await run("work", lambda: ran.append("work"))
+        await sleep(1.2)
+        await asyncio.sleep(60)
+
+    async def main(payload: None, thing: Any) -> str:
+        await run("work", lambda: ran.append("work"))
+        await sleep(1.2)
+        await run("more", lambda: ran.append("more"))
+        return str(await promise("answer"))
+
+    main.__annotations__["thing"] = Annotated[int, Depends(make)]
+    intent = await w.send()
+    if begun:
+        worker = await w.serve(first)
+        await w.until(intent, Status.WAITING)
+        await w.stop(worker)
+    await w.serve(main)
+    await making.wait()
+    if news == "value":
+        await w.client.resolve(intent, "answer", "yes")
+    else:
+        await w.client.cancel(intent)
+    await asyncio.sleep(0.1)
+    made.set()
+    if news == "value":
+        assert await w.result(intent) == "yes"
+        assert ran == ["work", "more"]
+    else:
+        assert (await w.failure(intent)).status == "CANCELED"
+        assert ran == ["work"] * begun
+        assert len(await w.entries(intent, CancelRequested)) == 2
+
+
+def test_a_blocking_client_that_is_closed_while_another_thread_begins_a_call_leaves_nobody_waiting(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = sync.Client(redis_url, namespace=namespace)
+    assert client.queues() == []
+    loop = client._loop
+    assert loop is not None
+    called, closed = threading.Event(), threading.Event()
+    real = asyncio.run_coroutine_threadsafe
+
+    def slow(coroutine: Any, loop: asyncio.AbstractEventLoop) -> Any:
+        if threading.current_thread() is caller:
+            called.set()
+            closed.wait(0.5)
+        return real(coroutine, loop)
+
+    def call_it() -> None:
+        with contextlib.suppress(Exception):
+            client.queues()
+
+    caller = threading.Thread(target=call_it, daemon=True)
+    monkeypatch.setattr(sync.asyncio, "run_coroutine_threadsafe", slow)  # type: ignore[attr-defined]
+    caller.start()
+    assert called.wait(5)
+    client.close()
+    closed.set()
+    caller.join(10)
+    assert not caller.is_alive()
+    until = time.monotonic() + 5
+    while not loop.is_closed() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert loop.is_closed()
