@@ -1,5 +1,5 @@
 """
-`python -m redurable`: the command line, for where its script is not on PATH; and what `redurable worker` starts.
+`redurable` and `python -m redurable`: the command line; and what `redurable worker` starts.
 
 The processes of a worker have no command line: `worker-process` alone starts without the imports of one, which take
 as long as half of its own.
@@ -34,8 +34,10 @@ def main() -> None:
     """Run what the words say, and end the process."""
     if sys.argv[1:] == ["worker-process"]:
         sys.exit(_worker_process())
-    from redurable.cli import main as command_line
-
+    try:
+        from redurable.cli import main as command_line
+    except KeyboardInterrupt:
+        sys.exit(130)  # Ctrl+C while it is imported, which takes as long as many a command
     command_line()
 
 

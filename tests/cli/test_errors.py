@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from redurable.__main__ import main as start
 from redurable.store.server import PrivateServer
 from tests.cli.conftest import Cli, Running, Said
 
@@ -359,3 +360,17 @@ def test_help_is_broken_where_the_terminal_ends(alone: Cli, monkeypatch: pytest.
     lines = [line.strip() for line in alone("intents", "get", "--help").out.splitlines()]
     text = lines[next(n for n, line in enumerate(lines) if line.startswith("JSON:")) :]
     assert all(len(line) > 40 for line in text[: text.index("") - 1]), text
+
+
+def test_ctrl_c_while_the_command_line_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupts:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "redurable.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["redurable", "queues"])
+    monkeypatch.delitem(sys.modules, "redurable.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupts(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        start()
+    assert ended.value.code == 130
