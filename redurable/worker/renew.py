@@ -3,7 +3,7 @@ The renewal thread: keeps leases and proves liveness from connections of its own
 
 A handler that blocks the event loop does not lose its work: this thread does not need the loop. But a loop that has
 not turned for `stall` seconds ends it: renewal stops, stacks are dumped, the process exits. It also names a handler
-that blocks the loop, with its stack, within a second.
+that blocks the loop, with its stack, within a second. Invariant: it ends with the worker, not by an error.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Renewer:
                 return
             if monotonic() - slept > _TICK + _BLOCKED:
                 self._worker.heartbeat = monotonic()  # the whole process stood still: the loop is not to blame
-            self._look_at_loop()
             try:
+                self._look_at_loop()
                 self._vigil.prove()
                 if monotonic() >= due:
                     self._renew()
@@ -78,6 +78,10 @@ class Renewer:
                     due = monotonic() + (period * 2 if self._worker.idle() else period)
             except StoreUnavailable as error:
                 self._forget(error)  # the next tick tries again
+                due = 0.0
+            except Exception as error:  # this thread must not end while the worker lives
+                emit("loop.failed", worker=self._worker.id, loop="renew", error=error)
+                self._vigil.close()
                 due = 0.0
 
     def _renew(self) -> None:

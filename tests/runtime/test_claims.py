@@ -11,6 +11,7 @@ from redurable import Status, handler, step
 from redurable.runtime.handlers import spec_of
 from redurable.store import keeper
 from redurable.store.keeper import Keeper
+from redurable.store.vigil import Vigil
 from redurable.worker import consume, unheld
 from tests.runtime.world import QUEUE, World
 
@@ -151,3 +152,24 @@ async def test_what_nobody_holds_is_found_behind_all_that_is_held(w: World, monk
     assert await w.client.wait_for(last, 10) == 7
     go_on.set()
     assert [await w.result(intent) for intent in held] == list(range(7))
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_leases_are_kept_whatever_befalls_their_thread_once(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(payload: None) -> None:
+        pass
+
+    await w.serve(main, lease=1.0)
+    prove, failed = Vigil.prove, list[Vigil]()
+
+    def fails_once(self: Vigil) -> None:
+        if not failed:
+            failed.append(self)
+            raise RuntimeError("nobody thought of this")
+        prove(self)
+
+    monkeypatch.setattr(Vigil, "prove", fails_once)
+    told = await w.event("loop.failed")
+    assert (told["loop"], str(told["error"])) == ("renew", "nobody thought of this")
+    w.events.clear()
+    await w.event("leases.renewed")
