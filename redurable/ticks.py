@@ -75,7 +75,7 @@ class Rhythm(msgspec.Struct, frozen=True, omit_defaults=True):
                 hint='write cron="0 9 * * MON-FRI", or every=300',
             )
         if self.every and self.every < _SHORTEST:
-            raise ConfigurationError(f"every= is {_SHORTEST / 1000} s or more, not {self.every / 1000} s")
+            raise ConfigurationError(f"every= is {_SHORTEST / 1000} s or more, not {max(self.every, 0) / 1000:g} s")
         if self.every and self.tz != "UTC":
             raise ConfigurationError("an interval knows no time zone: tz= goes with cron=")
         zone(self.tz)

@@ -115,7 +115,7 @@ def test_deleted_twice(cli: Cli) -> None:
         (("--cron", "@daily", "--tz", "Europe/Atlantis"), "BAD_TIMEZONE", "Europe/Atlantis"),
         ((), "BAD_ARGUMENT", "either"),
         (("--every", "often"), "BAD_ARGUMENT", "15m"),
-        (("--every", "0"), "BAD_ARGUMENT", "0.1 s"),
+        (("--every", "0"), "BAD_ARGUMENT", "0.1 s or more, not 0 s"),
         (("--every", "5m", "--window", "-3"), "BAD_ARGUMENT", "15m"),
         (("--every", "5m", "--overlap", "maybe"), "BAD_ARGUMENT", "allow, skip, queue, replace"),
         (("--every", "5m", "--catch-up", "some"), "BAD_ARGUMENT", "all, one, none"),
