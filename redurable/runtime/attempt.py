@@ -55,9 +55,10 @@ from redurable.runtime.bodies import in_thread
 from redurable.runtime.cancellation import told
 from redurable.runtime.conductor import Conductor
 from redurable.runtime.growth import NO_LIMITS, grown, watch_growth
-from redurable.runtime.handlers import HandlerSpec, Resources
+from redurable.runtime.handlers import HandlerSpec
 from redurable.runtime.holding import UNFIT, ended_unfit, given, not_begun, put_down
 from redurable.runtime.recorder import Recorder
+from redurable.runtime.resources import Resources
 from redurable.runtime.scope import Scope, scope_var
 from redurable.runtime.sealed import SealedRecorder
 from redurable.runtime.seats import Seats, admitted, kept, put_down_waiting, wanted_of

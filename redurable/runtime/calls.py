@@ -39,7 +39,7 @@ from redurable.journal.cursor import RUNNING
 from redurable.model import TimerFired, TimerSet
 from redurable.retry import Retry
 from redurable.runtime.bodies import awaited
-from redurable.runtime.holding import restored
+from redurable.runtime.holding import restored, sealed
 from redurable.runtime.limit import Limit
 from redurable.runtime.scope import Scope, current_scope, scope_var
 from redurable.runtime.spec import StepSpec
@@ -315,9 +315,7 @@ async def checkpoint(value: Any) -> None:
         return
     kept.next_write[name] = at + CHECKPOINT_INTERVAL
     scope.attempt.conductor.check()
-    data = encode(value, "a checkpoint", scope.attempt.limit)
-    if scope.attempt.vault is not None:
-        data = await scope.attempt.vault.seal(data)
+    data = await sealed(scope.attempt, encode(value, "a checkpoint", scope.attempt.limit))
     word = await scope.attempt.lease.checkpoint(name, data)
     if word != b"OK":
         scope.attempt.lost(word.decode())

@@ -289,5 +289,9 @@ def _sending(queue: str) -> StepSpec:
 
 
 async def _submitted(child: _Child) -> str:
-    await child.submit(False)
+    try:
+        await child.submit(False)
+    except CodecError as error:
+        child.attempt.hold(error)
+        raise
     return child.id

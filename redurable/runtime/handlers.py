@@ -1,5 +1,5 @@
 """
-Handlers: what they take, under which name and policy they run, and what a process prepares for them.
+Handlers: what they take, and under which name and policy they run; what a process prepares for them: `resources`.
 
 A handler is a plain function. It takes the payload as one argument, or by keyword; parameters annotated
 `Annotated[T, Depends(make)]` are given objects made once a process (`make` may be a function, sync or async, or an
@@ -9,14 +9,11 @@ work and leave after.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import Context
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -32,7 +29,7 @@ from redurable.runtime.limit import Limit, limits_of
 from redurable.store.keys import check_queue
 from redurable.store.store import KEEP_COMPLETED_MS, KEEP_OTHER_MS
 
-__all__ = ["Depends", "HandlerSpec", "Resources", "handler", "is_handler", "lifespan", "load_handlers", "spec_of"]
+__all__ = ["Depends", "HandlerSpec", "handler", "is_handler", "lifespan", "load_handlers", "spec_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -342,58 +339,6 @@ def load_handlers(target: str, queue: str | None = None, app_dir: str | None = N
             hint=f"decorate its handlers, or name one: {name}:function",
         )
     return [spec_of(f, queue) for f in found], module
-
-
-class Resources:
-    """What one process has made for its handlers: lifespans entered, dependencies by their maker."""
-
-    def __init__(self, made: Mapping[Callable[..., Any], Any] | None = None) -> None:
-        self._stack = contextlib.AsyncExitStack()
-        self._made: dict[Callable[..., Any], Any] = dict(made or {})
-        self._making: dict[Callable[..., Any], asyncio.Task[None]] = {}
-
-    async def enter(self, module: Any) -> None:
-        """Enter the module's lifespan, if it has one."""
-        for value in list(vars(module).values()):
-            if getattr(value, "__redurable_lifespan__", False):
-                manager = contextlib.asynccontextmanager(value) if inspect.isasyncgenfunction(value) else value
-                await self._stack.enter_async_context(manager())
-
-    async def provide(self, spec: HandlerSpec) -> dict[str, Any]:
-        """Return the objects that the handler's parameters ask for, made now if they are not yet."""
-        given: dict[str, Any] = {}
-        for name, depends in spec.depends.items():
-            if depends.make not in self._made:
-                await self._once(depends.make)
-            given[name] = self._made[depends.make]
-        return given
-
-    async def _once(self, make: Callable[..., Any]) -> None:
-        """Make it, or wait for who does: in a task of its own, so what it starts there is no branch of a handler."""
-        task = self._making.get(make)
-        if task is None:
-            task = self._making[make] = asyncio.get_running_loop().create_task(self._make(make), context=Context())
-            task.add_done_callback(lambda _: self._making.pop(make), context=Context())
-        await asyncio.shield(task)
-
-    async def _make(self, make: Callable[..., Any]) -> None:
-        self._made[make] = await self._entered(make)
-
-    async def _entered(self, make: Callable[..., Any]) -> Any:
-        if inspect.isasyncgenfunction(make):
-            return await self._stack.enter_async_context(contextlib.asynccontextmanager(make)())
-        if inspect.isgeneratorfunction(make):
-            return self._stack.enter_context(contextlib.contextmanager(make)())
-        made = make()
-        if inspect.isawaitable(made):
-            made = await made
-        if hasattr(made, "__aenter__"):
-            return await self._stack.enter_async_context(made)
-        return made
-
-    async def close(self) -> None:
-        """Leave everything, in reverse."""
-        await self._stack.aclose()
 
 
 def _meant(target: str) -> str:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from redurable.runtime.attempt import Attempt
     from redurable.runtime.conductor import Conductor
 
-__all__ = ["PAUSE", "UNFIT", "ended_unfit", "fitting", "given", "not_begun", "put_down", "restored", "unless_replayed"]
+__all__ = [
+    "PAUSE", "UNFIT", "ended_unfit", "fitting", "given", "not_begun", "put_down", "restored", "sealed",
+    "unless_replayed",
+]  # fmt: skip
 
 PAUSE = 600.0  # s at most between two looks
 _ENDED_UNFIT: tuple[dict[str, str], ...] = ({"held": "JOURNAL_MISMATCH"}, {"held": "TYPE_CHANGED"})
@@ -123,6 +126,22 @@ async def restored(scope: Scope, data: bytes, of: Any, what: str, *, own: bool =
         scope.attempt.hold(error)
         raise
     return fitting(scope.attempt, kind, data, what)
+
+
+async def sealed(attempt: Attempt, data: bytes) -> bytes:
+    """
+    Return *data* as it is to be stored.
+
+    Raises:
+        CodecError: It cannot be sealed here; the attempt is unwound and its intent held.
+    """
+    if attempt.vault is None:
+        return data
+    try:
+        return await attempt.vault.seal(data)
+    except CodecError as error:
+        attempt.hold(error)
+        raise
 
 
 async def not_begun(attempt: Attempt, error: Exception) -> str:

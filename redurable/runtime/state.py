@@ -10,19 +10,21 @@ writes; no write happens inside a step, since a replay would not repeat it.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
 from redurable.clock import now_ms
 from redurable.codec import encode
-from redurable.codecs.base import Vault
 from redurable.errors import UsageError
 from redurable.journal.cursor import RUNNING
 from redurable.model import StepDone
-from redurable.runtime.holding import restored
+from redurable.runtime.holding import restored, sealed
 from redurable.runtime.scope import Scope, current_scope
 from redurable.store.session import KEEP_STATE_MS, Session, check_name
+
+if TYPE_CHECKING:
+    from redurable.runtime.attempt import Attempt
 
 __all__ = ["State", "state"]
 
@@ -75,16 +77,16 @@ class State:
             UsageError: NO_SESSION; STATE_READ_ONLY, the handler is shared; STATE_IN_STEP, a step's body wrote.
             SerialisationError, PayloadTooLarge: It cannot be stored; nothing was written.
         """
-        session, limit, vault = _writable(f"state.set({check_name(name)!r})")
-        data = encode(value, f"the value of {name!r} in the state", limit)
+        session, attempt = _writable(f"state.set({check_name(name)!r})")
+        data = encode(value, f"the value of {name!r} in the state", attempt.limit)
         number = session.writes.put(name, data)  # before anything is awaited: a replay numbers it alike
-        if vault is not None:
+        if attempt.vault is not None:
             session.writes.pending.add(number)
-            session.writes.sealed(name, number, await vault.seal(data))
+            session.writes.sealed(name, number, await sealed(attempt, data))
 
     async def delete(self, name: str) -> None:
         """Remove *name*, as `set` writes it; nothing happens if there is none."""
-        session, *_ = _writable(f"state.delete({check_name(name)!r})")
+        session, _ = _writable(f"state.delete({check_name(name)!r})")
         session.writes.put(name, b"")
 
     async def keys(self) -> list[str]:
@@ -112,7 +114,7 @@ def _session(what: str) -> tuple[Scope, Session]:
     return scope, session
 
 
-def _writable(what: str) -> tuple[Session, int, Vault | None]:
+def _writable(what: str) -> tuple[Session, Attempt]:
     scope, session = _session(what)
     attempt = scope.attempt
     attempt.conductor.check()
@@ -128,7 +130,7 @@ def _writable(what: str) -> tuple[Session, int, Vault | None]:
         )  # fmt: skip
     keep = attempt.spec.state_retention
     session.writes.retention_ms = KEEP_STATE_MS if keep is None else max(1, int(keep * 1000))
-    return session, attempt.limit, attempt.vault
+    return session, attempt
 
 
 async def _found(session: Session, name: str | None) -> bytes:

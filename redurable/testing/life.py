@@ -17,7 +17,8 @@ from redurable.codecs.base import Vault
 from redurable.errors import UsageError
 from redurable.model import Envelope
 from redurable.runtime.attempt import Attempt
-from redurable.runtime.handlers import HandlerSpec, Resources
+from redurable.runtime.handlers import HandlerSpec
+from redurable.runtime.resources import Resources
 from redurable.store.inspection import decode_envelope
 from redurable.tasks import background
 from redurable.testing.clock import VirtualLoop

@@ -27,7 +27,8 @@ from redurable.model import Continued, Entry, Envelope, Patched, decode_entry
 from redurable.portable import Parts, unpack
 from redurable.runtime import scope
 from redurable.runtime.attempt import Attempt
-from redurable.runtime.handlers import HandlerSpec, Resources
+from redurable.runtime.handlers import HandlerSpec
+from redurable.runtime.resources import Resources
 from redurable.store.inspection import decode_envelope
 from redurable.store.journals import readable
 from redurable.store.keys import Keys

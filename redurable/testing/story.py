@@ -26,7 +26,8 @@ from redurable.model import Envelope, Status
 from redurable.options import check_texts
 from redurable.runtime import scope
 from redurable.runtime.attempt import Attempt
-from redurable.runtime.handlers import HandlerSpec, Resources, spec_of
+from redurable.runtime.handlers import HandlerSpec, spec_of
+from redurable.runtime.resources import Resources
 from redurable.runtime.steps import step_spec
 from redurable.store.keys import check_session
 from redurable.testing.clock import Clock, VirtualLoop

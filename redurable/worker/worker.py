@@ -29,8 +29,9 @@ from redurable.config import Address, journal_limits, max_payload
 from redurable.errors import RedurableError
 from redurable.runtime.attempt import Attempt
 from redurable.runtime.bodies import close_pools, thread_pool
-from redurable.runtime.handlers import HandlerSpec, Resources
+from redurable.runtime.handlers import HandlerSpec
 from redurable.runtime.loops import install
+from redurable.runtime.resources import Resources
 from redurable.runtime.scope import mark_worker
 from redurable.runtime.seats import call_up
 from redurable.store.inspection import decode_envelope

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Any
 
@@ -19,6 +20,7 @@ from redurable import (
     compensate,
     current,
     last_checkpoint,
+    send,
     sleep,
     state,
     step,
@@ -385,3 +387,42 @@ async def test_without_a_codec_there_is_none(w: World, monkeypatch: pytest.Monke
     await w.serve(echo)
     assert await w.call("x") == "x"
     assert seen == ["Recorder"]
+
+
+@pytest.mark.parametrize("where", ["state", "checkpoint", "send"])
+async def test_what_a_handler_stores_by_the_way_and_cannot_be_sealed_holds_its_intent(w: World, where: str) -> None:
+    class Once(Failing):
+        async def encode(self, data: bytes) -> bytes:
+            if self.away:
+                self.away = False
+                raise OSError("no service")
+            return await super().encode(data)
+
+    codec = Once()
+
+    @step(retry=Retry(attempts=1))
+    async def marks() -> None:
+        codec.away = current().attempt == 1
+        await checkpoint("half")
+
+    async def handler(payload: Any) -> Any:
+        if where == "checkpoint":
+            await marks()
+            return 1
+        codec.away = current().attempt == 1
+        if where == "state":
+            with contextlib.suppress(CodecError):
+                await state.set("last", 1)
+        else:
+            await send("elsewhere", 1)
+        return 1
+
+    await w.serve(handler, vault=Vault([codec]), retry=Retry(attempts=1))
+    use(w, [codec])
+    intent = await w.send(1, key="s")
+    await w.event("intent.held")
+    codec.away = False
+    await wake(w, intent)
+    assert await w.result(intent) == 1
+    if where == "state":
+        assert await w.client.state(QUEUE, "s").get("last") == 1
