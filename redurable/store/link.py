@@ -32,7 +32,6 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._keep: Any = None
         self._fd = -1  # of the socket, where what it says can be read past the transport
-        self.paused = False
 
     @classmethod
     async def open(
@@ -124,12 +123,6 @@ class Link(asyncio.Protocol):
                 reply = reader.gets()
         except hiredis.ProtocolError as error:
             self._lost(error)
-
-    def pause_writing(self) -> None:
-        self.paused = True
-
-    def resume_writing(self) -> None:
-        self.paused = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(exc)
