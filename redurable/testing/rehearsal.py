@@ -318,11 +318,19 @@ class _LookingBack(MemoryLease):
         return sink
 
 
+class _Anything(MagicMock):
+    """Whatever is awaited of it is there at once."""
+
+    def __await__(self) -> Iterator[Any]:
+        yield from ()
+        return self
+
+
 class _Provided(Resources):
     """Stands in for all that a process provides."""
 
     async def provide(self, spec: HandlerSpec) -> dict[str, Any]:
-        return {name: MagicMock(name=name) for name in spec.depends}
+        return {name: _Anything(name=name) for name in spec.depends}
 
 
 class _Silence:

@@ -303,10 +303,10 @@ class Worker:
             self.freed.set()
 
     async def _run_attempt(self, lease: Lease) -> None:
+        body, lease.body = lease.body if lease.body is not None else await lease.read_body(), None
         if self.stopping.is_set():
             await lease.release()
             return
-        body, lease.body = lease.body if lease.body is not None else await lease.read_body(), None
         try:
             envelope = decode_envelope(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -31,6 +31,7 @@ from redurable.runtime import bodies
 from redurable.runtime.handlers import handler, spec_of
 from redurable.runtime.recorder import Recorder
 from redurable.store.lease import Lease
+from redurable.worker.worker import Worker
 from tests.runtime.world import World, again
 
 pytestmark = pytest.mark.anyio
@@ -700,3 +701,37 @@ def test_a_blocking_client_that_is_closed_while_another_thread_begins_a_call_lea
     while not loop.is_closed() and time.monotonic() < until:
         time.sleep(0.01)
     assert loop.is_closed()
+
+
+async def test_a_drain_that_comes_while_an_envelope_is_read_begins_nothing(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on = asyncio.Event(), asyncio.Event()
+    read_body, begin = Lease.read_body, Worker.begin
+    ran: list[str] = []
+
+    async def slow(self: Lease) -> Any:
+        reading.set()
+        await go_on.wait()
+        return await read_body(self)
+
+    def without(self: Worker, lease: Lease, **options: Any) -> None:
+        lease.body = None  # as when a claim has no room for it
+        begin(self, lease, **options)
+
+    monkeypatch.setattr(Lease, "read_body", slow)
+    monkeypatch.setattr(Worker, "begin", without)
+
+    async def main(payload: None) -> None:
+        ran.append("begun")
+
+    worker = await w.serve(main, grace=60)
+    intent = await w.send()
+    await reading.wait()
+    leaving = asyncio.ensure_future(w.stop(worker))
+    await w.event("worker.draining")
+    await asyncio.sleep(0.02)
+    go_on.set()
+    await leaving
+    assert ran == []
+    assert (await w.get(intent)).status is Status.SUBMITTED

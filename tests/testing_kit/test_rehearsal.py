@@ -250,6 +250,17 @@ def test_what_a_process_provides_is_stood_in_for() -> None:
     assert _findings(handler, [encode_entry(e) for e in old.journal[:1]], 1)[0].code == "CODE_CHANGED"
 
 
+def test_what_a_handler_awaits_of_what_is_stood_in_for_is_there_at_once() -> None:
+    async def handler(payload: Any, db: Annotated[Any, Depends(pool)]) -> Any:
+        await db.ready()
+        async with db.session() as session:
+            await session.look()
+        return [await run("look", _note), await run("again", _note)]
+
+    old = testing.run(_plain_pair, 1)
+    assert _findings(handler, [encode_entry(e) for e in old.journal[:1]], 1) == []
+
+
 def pool() -> Any:
     raise AssertionError("it was made")
 
