@@ -171,6 +171,8 @@ class Promise(Generic[T]):
         """Tell the store what is waited for, as the first *seen* entries did not bring it, and set the time limit."""
         attempt = self._attempt
         conductor = attempt.conductor
+        if call.state != RUNNING:
+            return  # it lost its race meanwhile: what was withdrawn stays so
         schema = schema_of(self._typed.annotation)
         until = 0 if limit is None else now_ms() + int(limit * 1000)
         ask = self._ask(form_of(schema) if schema else "", until)

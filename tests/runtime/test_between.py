@@ -18,19 +18,22 @@ from redurable import (
     Status,
     StepFailed,
     TerminalError,
+    WrongState,
     call,
     compensate,
     promise,
+    race,
     run,
     sleep,
     step,
     sync,
 )
 from redurable.model import CancelRequested, StepDone
-from redurable.runtime import bodies
+from redurable.runtime import bodies, promises
 from redurable.runtime.handlers import handler, spec_of
 from redurable.runtime.recorder import Recorder
 from redurable.store.lease import Lease
+from redurable.tasks import background
 from redurable.worker.worker import Worker
 from tests.runtime.world import World, again
 
@@ -735,3 +738,40 @@ async def test_a_drain_that_comes_while_an_envelope_is_read_begins_nothing(
     await leaving
     assert ran == []
     assert (await w.get(intent)).status is Status.SUBMITTED
+
+
+async def test_a_promise_that_lost_its_race_before_it_was_told_to_the_store_takes_no_value(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, late = asyncio.Event(), asyncio.Event()
+
+    def slowly(coroutine: Any, name: str = "") -> Any:
+        async def later() -> None:
+            opened.set()
+            await late.wait()
+            await coroutine
+
+        return background(later(), name)
+
+    monkeypatch.setattr(promises, "background", slowly)
+
+    async def main(payload: None) -> str:
+        winner = await race(answer=promise("answer"), other=opened.wait())
+        late.set()
+        await asyncio.sleep(0.05)
+        await run("hold", wait)
+        return winner.name
+
+    held, end = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        held.set()
+        await end.wait()
+
+    await w.serve(main)
+    intent = await w.send()
+    await held.wait()
+    with pytest.raises(WrongState):
+        await w.client.resolve(intent, "answer", 1)
+    end.set()
+    assert await w.result(intent) == "other"
