@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -321,7 +321,7 @@ class _LookingBack(MemoryLease):
 class _Anything(MagicMock):
     """Whatever is awaited of it is there at once."""
 
-    def __await__(self) -> Iterator[Any]:
+    def __await__(self) -> Generator[Any, None, Any]:
         yield from ()
         return self
 
