@@ -65,7 +65,7 @@ class Machine(RuleBasedStateMachine):
         self.store.mux.call = remember  # type: ignore[method-assign]  # to send again what was sent
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 60))
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 20))
 
     def teardown(self) -> None:
         self.run(self.store.close())
