@@ -40,13 +40,14 @@ class Machine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.serial = next(_counter)
         self.ids = itertools.count()
-        self.now = NOW_MS
+        self.now, self.micros = NOW_MS, 0
         self.line: list[str] = []  # what must be in line, the holder first
         self.place: dict[str, int] = {}  # when each was first put in line
         self.delayed: dict[str, int] = {}
         self.ended: dict[str, str] = {}
         self.lease: Lease | None = None  # of the holder
         self.ran: set[str] = set()
+        self.canceling: set[str] = set()
         self.waits = False
         self.last: tuple[Any, ...] | None = None
         self.run(self._open())
@@ -65,7 +66,7 @@ class Machine(RuleBasedStateMachine):
         self.store.mux.call = remember  # type: ignore[method-assign]  # to send again what was sent
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 20))
+        return self.loop.run_until_complete(asyncio.wait_for(coroutine, 60))
 
     def teardown(self) -> None:
         self.run(self.store.close())
@@ -86,7 +87,19 @@ class Machine(RuleBasedStateMachine):
         self.place[intent] = next(self.ids)
         self.line.append(intent)
 
+    def tick(self) -> None:
+        """Let a microsecond pass: no two intents come to a line at the same moment, which says their places."""
+        self.micros += 1
+        self.store.mux.clock = str(self.now * 1000 + self.micros)
+
+    def interrupted(self, intent: str) -> None:
+        """Let the holder, if it waits, continue to meet its cancel, which it does once."""
+        if intent not in self.canceling:
+            self.canceling.add(intent)
+            self.waits = False
+
     def gone(self, intent: str, status: str) -> None:
+        self.canceling.discard(intent)
         if self.line[:1] == [intent]:
             self.lease, self.waits = None, False
         if intent in self.line:
@@ -104,7 +117,8 @@ class Machine(RuleBasedStateMachine):
     )
     @precondition(lambda self: len(self.line) + len(self.delayed) < 7)
     def send(self, delay: int, busy: str, most: int | None, lane: str) -> None:
-        intent = derived_id(0, "line", str(self.serial), str(next(self.ids)))
+        intent = derived_id(0, "line", str(next(self.ids)))
+        self.tick()
         entry = Entry(SESSION) if delay else Entry(SESSION, busy, most)
         word = self.run(self._word(self.store.submit(intent, BODY, QUEUE, lane, delay_ms=delay, entry=entry)))
         if delay:
@@ -131,7 +145,7 @@ class Machine(RuleBasedStateMachine):
         word = self.run(self.store.cancel(intent))
         if self.line[:1] == [intent] and intent in self.ran:
             assert word == "REQUESTED"
-            self.waits = False  # it continues to meet its cancel
+            self.interrupted(intent)
             self.again()
             return
         assert word == "CANCELED"
@@ -141,7 +155,8 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), on_busy=st.sampled_from(["interrupt", "replace"]))
     @precondition(lambda self: 0 < len(self.line) < 6)
     def make_way(self, data: Any, on_busy: str) -> None:
-        intent = derived_id(0, "line", str(self.serial), str(next(self.ids)))
+        intent = derived_id(0, "line", str(next(self.ids)))
+        self.tick()
         entry = Entry(SESSION, on_busy)
         assert self.run(self._word(self.store.submit(intent, BODY, QUEUE, "q:normal", entry=entry))) == "QUEUED"
         ahead = list(self.line)
@@ -152,7 +167,7 @@ class Machine(RuleBasedStateMachine):
             self.run(self.store.make_way(intent, QUEUE, SESSION, on_busy))
         if on_busy == "interrupt":
             if ahead[0] in self.ran:
-                self.waits = False
+                self.interrupted(ahead[0])
             else:
                 self.gone(ahead[0], "CANCELED")
         else:
@@ -224,9 +239,10 @@ class Machine(RuleBasedStateMachine):
     @rule(ms=st.sampled_from([1, 200, 400]))
     def time_passes(self, ms: int) -> None:
         self.now += ms
-        self.store.mux.clock = str(self.now * 1000)
+        self.tick()
         due = sorted((at, intent) for intent, at in self.delayed.items() if at <= self.now)
         for _, intent in due:
+            self.tick()
             assert self.run(self.world.keeper.fire(self.store, intent)) == ("QUEUED" if self.line else "OK")
             del self.delayed[intent]
             self.append(intent)
@@ -238,6 +254,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: any(s != "COMPLETED" for s in self.ended.values()) and len(self.line) < 7)
     def redrive(self, data: Any) -> None:
         intent = data.draw(st.sampled_from([i for i, s in self.ended.items() if s != "COMPLETED"]))
+        self.tick()
         self.run(self.store.redrive(intent))
         self.again()
         del self.ended[intent]
