@@ -44,7 +44,9 @@ async def test_deleted_entries_timers_and_groups_are_put_back(fleet: Fleet) -> N
 
 
 async def test_keys_that_something_else_wrote_keep_nobody_from_being_mended(fleet: Fleet) -> None:
-    await fleet.start(1, concurrency=1)
+    await fleet.start(1, concurrency=2)
+    busy = await fleet.client.send("gated", {"gate": "on", "before": 1, "after": 1})  # at rest it walks once an hour
+    await until(lambda: any(x.step == "gated99" for x in fleet.ledger()))
     store = await fleet.store()
     keys, mux = store.keys[0], store.mux
     strange = [keys.head(new_id(0)) for _ in range(3)]
@@ -54,5 +56,7 @@ async def test_keys_that_something_else_wrote_keep_nobody_from_being_mended(flee
     delayed = await fleet.client.send("steps", {"n": 1}, delay=1)
     await mux.command("ZREM", keys.timers, delayed)
     assert await asyncio.wait_for(fleet.client.wait_for(delayed), 60) == 40
+    fleet.open("on")
+    assert await asyncio.wait_for(fleet.client.wait_for(busy), 60) == [0, 99, 100]
     assert [info.id for info in await fleet.client.list(queue="steps")] == [delayed]
     await mux.command("DEL", *strange)
